@@ -1,0 +1,1 @@
+"""The C sources of the BPF programs, as data files."""

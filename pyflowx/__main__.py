@@ -1,0 +1,3 @@
+from pyflowx.cli import main
+
+main()

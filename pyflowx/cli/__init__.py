@@ -1,0 +1,69 @@
+"""The command line. This package is the only place that prints or ends the process.
+
+One module a verb; a verb's module, and what it needs, is imported when the verb runs, so that
+``pyflowx --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from pyflowx import __version__
+from pyflowx.errors import PyflowxError
+
+# verb -> one line for --help. The module pyflowx.cli.<verb> holds a click command `command`.
+VERBS = {
+    "collect": "Receive NetFlow, IPFIX and sFlow; write flows.",
+    "elements": "Look up Information Elements.",
+    "export": "Meter an interface in the kernel; send IPFIX.",
+    "generate": "Send made-up flows to load a collector.",
+}
+
+EPILOG = """
+\b
+Examples:
+  sudo pyflowx export -i eth0 -H 192.0.2.10 -p 4739
+  pyflowx collect -p 9995 -f common
+  pyflowx generate -p 9995 -r 1000 -n 10000
+"""
+
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "token_normalize_func": lambda token: token.replace("_", "-"),  # --flows_per_packet works too
+    "max_content_width": 110,
+}
+
+
+class Verbs(click.Group):
+    """Finds a verb's module by its name when the verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"pyflowx.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings=SETTINGS, epilog=EPILOG)
+@click.version_option(__version__, "-V", "--version", message="pyflowx %(version)s")
+def group() -> None:
+    """Network flows from the wire to the screen: export, collect, generate, watch."""
+
+
+def main() -> None:
+    """The entry point: runs a verb and turns our exceptions into a message and an exit status."""
+    try:
+        group.main(prog_name="pyflowx", standalone_mode=True)
+    except PyflowxError as error:
+        print(f"pyflowx: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,1 @@
+"""FlowBatch to FlowBatch: tables joined to the common columns."""

@@ -1,0 +1,1 @@
+"""IO with the kernel: compile, load, attach, and maps as arrays."""

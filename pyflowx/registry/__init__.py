@@ -1,0 +1,1 @@
+"""The registry of Information Elements: data files, read by pyflowx.elements."""

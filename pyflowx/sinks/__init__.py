@@ -1,0 +1,1 @@
+"""IO: where rows go."""
