@@ -92,9 +92,9 @@ class Messages:
     """The Messages (datagrams) of one protocol in a decode call, one row each, in order of arrival.
 
     ``packet``: row in the PacketBatch, -1 for a Message of an earlier call whose held Data Sets are only
-    decoded now (its header is repeated here). ``exporter``, ``port``, ``received_ns``: as in PacketBatch. ``header``: the
-    fields of the protocol's header, in its order and by its names in snake_case; each protocol's file
-    lists them. What consumers share, for every protocol, whatever the header calls it:
+    decoded now (its header is repeated here). ``exporter``, ``port``, ``received_ns``: as in
+    PacketBatch. ``header``: the fields of the protocol's header, in its order and by its names in
+    snake_case; each protocol's file lists them. What consumers share, for every protocol, whatever the header calls it:
     ``sequence_number`` (u32), ``observation_domain_id`` (u32; v9 Source ID, v5 engine, sFlow sub-agent),
     ``export_ns`` (int64, the exporter's clock; received_ns where the protocol has none) and
     ``boot_ns`` (int64, when the exporter's sysUptime was 0; 0 where the protocol has none).
