@@ -226,7 +226,8 @@ def from_nanoseconds(type_name: str, ns: npt.NDArray[np.int64]) -> Array:
     seconds = ((ns // _NS + NTP_UNIX_OFFSET) & 0xFFFFFFFF).astype(np.uint64)
     fraction = ((ns % _NS).astype(np.uint64) << np.uint64(32)) // np.uint64(_NS)
     if type_name == "dateTimeMicroseconds":
-        fraction &= np.uint64(0xFFFFF800)
+        whole = (ns % _NS // 1000).astype(np.uint64)  # first to the unit: the 11 bits cost up to half of one
+        fraction = ((whole << np.uint64(32)) // np.uint64(1_000_000)) & np.uint64(0xFFFFF800)
     else:  # truncation would read back one nanosecond early
         fraction += np.uint64(1)
     return (seconds << np.uint64(32)) | fraction

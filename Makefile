@@ -1,0 +1,70 @@
+# make demo | test | lint | bench | install: each sets up what it needs (Debian 12; as root or with sudo).
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Debian's own interpreter: python3-bpfcc is built for it.
+PYTHON := /usr/bin/python3
+VENV := .venv
+PREFIX := /opt/pyflowx
+BIN := /usr/local/bin
+
+RUN_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev python3-bpfcc linux-headers-amd64 iproute2
+TEST_PACKAGES := clang clang-format bpftool ethtool tcpdump tshark softflowd nfdump pmacct tcpreplay iperf3 iputils-ping
+
+help:
+	@echo 'make demo      two network namespaces, an exporter, a collector: flows on the screen, totals compared'
+	@echo 'make test      all tests (needs root for the kernel ones)'
+	@echo 'make lint      ruff, mypy, import contracts, clang-format'
+	@echo 'make bench     the benchmarks in tests/bench, one after the other'
+	@echo 'make install   pyflowx into $(PREFIX), linked as $(BIN)/pyflowx'
+	@echo 'make uninstall the reverse'
+
+# $(call apt,PACKAGES): install those that are missing; asks the network only when one is.
+apt = missing=""; for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	[ -z "$$missing" ] || { echo "installing:$$missing" >&2; $(SUDO) apt-get update -qq && \
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+
+$(VENV)/.run: pyproject.toml $(wildcard setup.py pyflowx/sinks/*.c)
+	@$(call apt,$(RUN_PACKAGES))
+	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@$(call apt,$(TEST_PACKAGES))
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+setup: $(VENV)/.test
+
+demo: $(VENV)/.run
+	@$(SUDO) $(VENV)/bin/python tests/demo.py
+
+test: $(VENV)/.test
+	$(SUDO) env $(if $(CI),CI=$(CI)) $(if $(PYFLOWX_VECTORS),PYFLOWX_VECTORS=$(PYFLOWX_VECTORS)) $(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	clang-format --dry-run -Werror bpf/*.[ch]
+
+bench: $(VENV)/.test
+	@for b in tests/bench/*.py; do echo "== $$b"; $(SUDO) $(VENV)/bin/python $$b || exit 1; done
+
+install:
+	@$(call apt,$(RUN_PACKAGES))
+	@$(SUDO) $(PYTHON) -m venv $(PREFIX)
+	@$(SUDO) $(PREFIX)/bin/pip install -q --disable-pip-version-check --upgrade .
+	@$(SUDO) ln -sfn $(PREFIX)/bin/pyflowx $(BIN)/pyflowx
+	@$(BIN)/pyflowx --version
+
+uninstall:
+	@$(SUDO) rm -rf $(PREFIX)
+	@[ "$$(readlink $(BIN)/pyflowx)" != $(PREFIX)/bin/pyflowx ] || $(SUDO) rm $(BIN)/pyflowx
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help setup demo test lint bench install uninstall clean
