@@ -124,6 +124,10 @@ class FlowTable:
         """Rows of words as one structured array."""
         return words.view(self._row)[:, 0]
 
+    def _opaque(self, words: U64) -> Array:
+        """Rows of words as one column without structure: NumPy scatters that twice as fast."""
+        return words.view(f"V{self._row.itemsize}")[:, 0]
+
     def _hash(self, words: U64) -> U64:
         """The part of the hash that the index holds, of each row."""
         halves = words.view(np.uint32)
@@ -135,14 +139,13 @@ class FlowTable:
     def _add(self, keys: Array, values: Array) -> None:
         deltas, prefix = self._prepare(keys, values)
         rows, current = self._find(deltas, prefix)
-        known = rows >= 0
-        new = ~known
-        if known.any():
-            current, rows_known = current[known], rows[known]
-            self._merge(current, deltas if known.all() else deltas[known])
-            self._store[rows_known] = current
-        if new.any():
-            self._insert(deltas[new], prefix[new])
+        known = np.flatnonzero(rows >= 0)
+        if len(known) < len(rows):
+            new = np.flatnonzero(rows < 0)
+            self._insert(np.take(deltas, new, axis=0), prefix[new])
+            rows, current, deltas = rows[known], np.take(current, known, axis=0), np.take(deltas, known, axis=0)
+        self._merge(current, deltas)
+        self._opaque(self._store)[rows] = self._opaque(current)
 
     def _prepare(self, keys: Array, values: Array) -> tuple[U64, U64]:
         """Deltas as rows of words in the order of their hash, each key once; and that hash."""
@@ -186,9 +189,12 @@ class FlowTable:
                 return rows, current
             candidate = (entry & _ROW_MASK).astype(np.int64)
             content = np.take(self._store, candidate, axis=0)
-            equal = (content[:, : self._words] == deltas[pending, : self._words]).all(axis=1)
+            equal = np.ones(len(pending), bool)
+            for word in range(self._words):
+                equal &= content[:, word] == deltas[pending, word]
             found = pending[equal]
-            rows[found], current[found] = candidate[equal], content[equal]
+            rows[found] = candidate[equal]
+            self._opaque(current)[found] = self._opaque(content)[equal]
             pending = pending[~equal]
             position[pending] += 1
 
@@ -201,7 +207,7 @@ class FlowTable:
         top = self._free_count
         self._free_count = top - len(deltas)
         rows = self._free[self._free_count : top]
-        self._store[rows] = deltas
+        self._opaque(self._store)[rows] = self._opaque(deltas)
         self._alive[rows] = True
         self._used = max(self._used, int(rows.max()) + 1)
         self._index = np.concatenate([self._index, prefix | rows.astype(np.uint64)])
