@@ -1,0 +1,1 @@
+"""IO: UDP sockets in batches and capture files."""

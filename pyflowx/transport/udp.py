@@ -1,0 +1,468 @@
+"""UDP in batches: one system call for many datagrams, both ways (recvmmsg, sendmmsg).
+
+The headers that the kernel reads and writes (msghdr, iovec, sockaddr, cmsghdr) are NumPy structured
+arrays, filled in once and read as columns, so that no Python runs per datagram. Linux, 64 bit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from pyflowx.batch import I32, I64, U8, V4_MAPPED, Datagrams, PacketBatch
+from pyflowx.errors import ConfigError
+
+MAX_DATAGRAM = 65_535  # octets; the length field of UDP has 16 bits
+_MAX_MESSAGES = 1024  # one sendmmsg takes no more (UIO_MAXIOV)
+
+# Socket options that Python's socket module does not name (asm-generic/socket.h).
+_SO_RCVBUFFORCE = 33
+_SO_TIMESTAMPNS = 35
+_SO_RXQ_OVFL = 40
+_SO_MEMINFO = 55
+_MEMINFO = struct.Struct("9I")  # linux/sock_diag.h: 0 is octets queued, 1 the limit of that, 8 datagrams dropped
+
+_STRIDE = 1600  # octets of a row: an Ethernet MTU, and an odd number of cache lines, which spreads rows over the sets
+_MIN_PAUSE = 0.000_2
+_MAX_PAUSE = 0.025
+_BURST = 200e6  # octets of the kernel's memory a second (some 85,000 datagrams of 1400) that a pause must survive
+_TARGET_FILL = 0.4
+
+_IOVEC = np.dtype([("base", np.uintp), ("len", np.uintp)])
+_MSGHDR = np.dtype(
+    [
+        ("name", np.uintp),
+        ("namelen", np.uint32),
+        ("iov", np.uintp),
+        ("iovlen", np.uintp),
+        ("control", np.uintp),
+        ("controllen", np.uintp),
+        ("flags", np.int32),
+    ],
+    align=True,
+)
+_MMSGHDR = np.dtype([("msg", _MSGHDR), ("len", np.uint32)], align=True)
+# sockaddr_in and sockaddr_in6 at once: in the first the address is where the second has its flow label
+_SOCKADDR = np.dtype(
+    [("family", np.uint16), ("port", ">u2"), ("v4", np.uint8, 4), ("v6", np.uint8, 16), ("scope", np.uint32)]
+)
+# The two control messages that we switch on, in the kernel's order; the second is left out before the first drop
+_CONTROL = np.dtype(
+    [
+        ("len", np.uintp),
+        ("level", np.int32),
+        ("type", np.int32),
+        ("seconds", np.int64),
+        ("nanoseconds", np.int64),
+        ("drops_len", np.uintp),
+        ("drops_level", np.int32),
+        ("drops_type", np.int32),
+        ("drops", np.uint32),
+        ("pad", np.uint32),
+    ]
+)
+
+_V4_MAPPED = np.frombuffer(V4_MAPPED, np.uint8)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_recvmmsg = _libc.recvmmsg
+_recvmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p]
+_sendmmsg = _libc.sendmmsg
+_sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
+
+
+def _addresses(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uintp]]:
+    """The address of each row."""
+    return (array.ctypes.data + np.arange(len(array)) * array.strides[0]).astype(np.uintp)
+
+
+def _lazy_octets(octets: int) -> U8:
+    """Zeroed memory that costs nothing until it is touched (np.zeros would ask for huge pages)."""
+    area = mmap.mmap(-1, octets, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(area, np.uint8)
+
+
+def _resolve(host: str, port: int, flags: int = 0) -> tuple[socket.AddressFamily, Any]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"-H/--host {host}: {reason}; give a name that resolves or an address such as 127.0.0.1 or ::1"
+        ) from error
+    return found[0][0], found[0][4]
+
+
+class DropCounter:
+    """The kernel's 32-bit count of drops as one that never wraps nor goes back."""
+
+    __slots__ = ("_last", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._last = 0
+
+    def update(self, value: int) -> None:
+        """``value`` is the kernel's; one that is older than the last seen is ignored."""
+        delta = (value - self._last) & 0xFFFFFFFF
+        if delta < 1 << 31:
+            self.total += delta
+            self._last = value
+
+
+def _meminfo(sock: socket.socket) -> tuple[int, ...]:
+    return _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+
+
+def _set_buffer(sock: socket.socket, octets: int | None) -> int:
+    """Ask for a receive buffer, past net.core.rmem_max where privileged; the octets granted."""
+    if octets:
+        octets = min(octets, 2**31 - 1)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
+        except PermissionError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles what it is told (socket(7))
+
+
+def _listen(host: str, port: int, recv_buffer: int | None) -> tuple[socket.socket, int]:
+    family, address = _resolve(host, port, socket.AI_PASSIVE)
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise ConfigError(f"-H/--host {host}: {error.strerror}; give 0.0.0.0 or another IPv4 address") from error
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: takes IPv4 too, whatever the sysctl says
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
+        granted = _set_buffer(sock, recv_buffer)
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {host} UDP port {port}: {error.strerror}; give an address of this host with -H/--host"
+            " and a port that is free with -p/--port (ss -lunp lists those in use)"
+        ) from error
+    return sock, granted
+
+
+def _connect(host: str, port: int) -> socket.socket:
+    family, address = _resolve(host, port)
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.connect(address)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"-H/--host {host}: {error.strerror}; give a host that this one has a route to") from error
+    return sock
+
+
+class UdpReceiver:
+    """Datagrams of one or several sockets as :class:`~pyflowx.batch.PacketBatch`.
+
+    ``addresses``: (host, port) of each socket; ``::`` takes IPv4 as well, port 0 lets the kernel
+    choose (see :attr:`addresses`). ``batch_size``: the most datagrams of a batch. ``recv_buffer``:
+    octets of each socket's queue in the kernel. ``wake_fd``: a file descriptor that ends a wait when
+    it becomes readable (it is not read here). :class:`~pyflowx.errors.ConfigError` where an address
+    cannot be used.
+
+    A datagram of any length up to 65,535 octets is kept whole. Memory is bounded by about
+    ``2 * batch_size * 65,536`` octets, of which only what datagrams filled is ever touched:
+    ``batch_size * 1600`` while none is longer than that.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[tuple[str, int]],
+        *,
+        batch_size: int = 1024,
+        recv_buffer: int | None = None,
+        wake_fd: int | None = None,
+    ) -> None:
+        self._sockets: list[socket.socket] = []
+        self.granted = 0
+        """Octets of the smallest receive buffer that the kernel granted."""
+        self.warning: str | None = None
+        """What to tell the user about the receive buffer, if anything."""
+        try:
+            self._open(addresses, recv_buffer)
+        except ConfigError:
+            self.close()
+            raise
+        self._drops = [DropCounter() for _ in self._sockets]
+        self._first = 0
+        self._parts: list[tuple[int, int, int]] = []
+        self._pause = _MIN_PAUSE
+        self._longest_pause = min(_MAX_PAUSE, max(10 * _MIN_PAUSE, 2 * self.granted / _BURST))
+        self._poll = select.poll()
+        for sock in self._sockets:
+            self._poll.register(sock, select.POLLIN)
+        self._wake_fd = wake_fd
+        if wake_fd is not None:
+            self._poll.register(wake_fd, select.POLLIN)
+        self._allocate(batch_size)
+
+    def _open(self, addresses: Sequence[tuple[str, int]], recv_buffer: int | None) -> None:
+        granted = []
+        for host, port in addresses:
+            sock, octets = _listen(host, port, recv_buffer)
+            self._sockets.append(sock)
+            granted.append(octets)
+        self.granted = min(granted)
+        if recv_buffer and self.granted < recv_buffer:
+            self.warning = (
+                f"the kernel grants a receive buffer of {self.granted} octets, not {recv_buffer}: "
+                f"datagrams of a burst may be lost; as root: sysctl -w net.core.rmem_max={recv_buffer}"
+            )
+
+    def _allocate(self, size: int) -> None:
+        self._size = size
+        self._data = np.zeros((size, _STRIDE), np.uint8)
+        self._tail = _lazy_octets(size * (MAX_DATAGRAM + 1 - _STRIDE)).reshape(size, -1)
+        self._wide = _lazy_octets(size * MAX_DATAGRAM)
+        self._exporter = np.zeros((size, 16), np.uint8)
+        self._port = np.zeros(size, np.uint16)
+        self._names = np.zeros(size, _SOCKADDR)
+        self._control = np.zeros(size, _CONTROL)
+        self._iov = np.zeros((size, 2), _IOVEC)
+        self._iov["base"][:, 0], self._iov["len"][:, 0] = _addresses(self._data), _STRIDE
+        self._iov["base"][:, 1], self._iov["len"][:, 1] = _addresses(self._tail), self._tail.shape[1]
+        self._headers = np.zeros(size, _MMSGHDR)
+        self._headers_at = self._headers.ctypes.data
+        message = self._headers["msg"]
+        message["name"], message["namelen"] = _addresses(self._names), _SOCKADDR.itemsize
+        message["iov"], message["iovlen"] = _addresses(self._iov), 2
+        message["control"], message["controllen"] = _addresses(self._control), _CONTROL.itemsize
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """(host, port) that each socket has really got."""
+        return [sock.getsockname()[:2] for sock in self._sockets]
+
+    @property
+    def dropped(self) -> int:
+        """Datagrams that the kernel dropped because a queue was full (or a checksum wrong), up to now."""
+        for sock, counter in zip(self._sockets, self._drops, strict=True):
+            if sock.fileno() >= 0:
+                counter.update(_meminfo(sock)[8])
+        return sum(counter.total for counter in self._drops)
+
+    def receive(self, timeout_s: float | None, linger_s: float = 0.05) -> PacketBatch | None:
+        """The next batch; None if ``timeout_s`` passed without a datagram (None waits for ever) or on a wake-up.
+
+        Waits for the first datagram, then gathers more until ``linger_s`` has passed or the batch is
+        full. The batch's arrays are valid until the next call.
+        """
+        ready = self._poll.poll(None if timeout_s is None else max(0.0, timeout_s * 1000))
+        if not any(fd != self._wake_fd for fd, _ in ready):
+            return None
+        deadline = time.monotonic() + linger_s
+        count = self._drain(0)
+        adapted = False
+        while count < self._size and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, self._pause))
+            if not adapted and left > self._pause:
+                self._adapt()
+                adapted = True
+            count = self._drain(count)
+        return self._batch(count) if count else None
+
+    def _adapt(self) -> None:
+        """Choose the next pause so that it leaves the fullest queue below half full.
+
+        Long pauses save system calls and wake-ups, but a queue of the kernel's usual size holds only
+        some 90 datagrams.
+        """
+        fill = 0.0
+        for sock in self._sockets:
+            queued, limit, *_ = _meminfo(sock)
+            fill = max(fill, queued / limit)
+        factor = min(2.0, max(0.1, _TARGET_FILL / fill)) if fill else 2.0
+        self._pause = min(self._longest_pause, max(_MIN_PAUSE, self._pause * factor))
+
+    def _drain(self, count: int) -> int:
+        """Take what the sockets have now, into the rows from ``count``; the new count."""
+        for step in range(len(self._sockets)):
+            if count == self._size:
+                break
+            index = (self._first + step) % len(self._sockets)
+            got = self._read(self._sockets[index], count)
+            if got:
+                self._parts.append((index, count, count + got))
+                count += got
+        self._first = (self._first + 1) % len(self._sockets)  # no socket starves the others
+        return count
+
+    def _read(self, sock: socket.socket, start: int) -> int:
+        address = self._headers_at + start * _MMSGHDR.itemsize
+        got: int = _recvmmsg(sock.fileno(), address, self._size - start, socket.MSG_DONTWAIT, None)
+        if got >= 0:
+            return got
+        code = ctypes.get_errno()
+        if code in (errno.EAGAIN, errno.EINTR):
+            return 0
+        raise OSError(code, os.strerror(code))
+
+    def _parse(self, index: int, start: int, stop: int) -> None:
+        """Exporters of the rows that one socket gave, and the kernel's drops."""
+        names, message = self._names[start:stop], self._headers["msg"][start:stop]
+        exporter = self._exporter[start:stop]
+        if self._sockets[index].family == socket.AF_INET6:
+            exporter[:] = names["v6"]
+        else:
+            exporter[:, :12] = _V4_MAPPED
+            exporter[:, 12:] = names["v4"]
+        self._port[start:stop] = names["port"]
+        if message["controllen"][-1] == _CONTROL.itemsize:
+            self._drops[index].update(int(self._control["drops"][stop - 1]))
+        message["namelen"] = _SOCKADDR.itemsize  # the kernel has put in what it used
+        message["controllen"] = _CONTROL.itemsize
+
+    def _batch(self, count: int) -> PacketBatch:
+        if len(self._sockets) == 1:
+            self._parts = [(0, 0, count)]
+        for part in self._parts:
+            self._parse(*part)
+        self._parts.clear()
+        control = self._control[:count]
+        length: I32 = self._headers["len"][:count].astype(np.int32)
+        received_ns: I64 = control["seconds"] * 1_000_000_000 + control["nanoseconds"]
+        longest = int(length.max())
+        data = self._data[:count] if longest <= _STRIDE else self._widened(length, longest)
+        return PacketBatch(data, length, self._exporter[:count], self._port[:count], received_ns)
+
+    def _widened(self, length: I32, longest: int) -> U8:
+        """The batch with rows of ``longest`` octets, for those that did not fit into ours."""
+        count = len(length)
+        wide = self._wide[: count * longest].reshape(count, longest)
+        wide[:, :_STRIDE] = self._data[:count]
+        rows = np.flatnonzero(length > _STRIDE)
+        wide[rows, _STRIDE:] = self._tail[rows, : longest - _STRIDE]
+        return wide
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# What an ICMP message about an earlier datagram makes of the next call (udp(7)); the datagram of that call is not sent
+_REPORTS = frozenset(
+    {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EPROTO}
+)
+
+
+@dataclass(slots=True)
+class SendCounts:
+    """What became of the datagrams for one destination; all monotonic.
+
+    ``sent``, ``octets`` (of payload): handed to the kernel. ``lost``: refused by the kernel for good (no
+    buffers, no route, longer than the protocol allows, forbidden by a filter); ``last_error`` is its latest reason.
+    ``reports``: times that the network said an earlier datagram did not arrive, mostly because nobody
+    listens there (ECONNREFUSED); of several between two calls the kernel keeps one.
+    """
+
+    sent: int = 0
+    octets: int = 0
+    lost: int = 0
+    reports: int = 0
+    last_error: str = ""
+
+
+class UdpSender:
+    """Sends :class:`~pyflowx.batch.Datagrams` to every one of ``destinations`` (host, port), many a system call.
+
+    Each destination has a connected socket, so that the route is looked up once and ICMP errors are
+    seen. Nothing that the network or the kernel says about a datagram raises an exception: it is counted, see
+    :class:`SendCounts`. :class:`~pyflowx.errors.ConfigError` where a name does not resolve or a host
+    has no route.
+    """
+
+    def __init__(self, destinations: Sequence[tuple[str, int]]) -> None:
+        self._sockets: list[socket.socket] = []
+        self.counts = [SendCounts() for _ in destinations]
+        """One for each destination, in their order."""
+        try:
+            for host, port in destinations:
+                self._sockets.append(_connect(host, port))
+        except ConfigError:
+            self.close()
+            raise
+        self._iov = np.zeros(_MAX_MESSAGES, _IOVEC)
+        self._headers = np.zeros(_MAX_MESSAGES, _MMSGHDR)
+        self._headers["msg"]["iov"], self._headers["msg"]["iovlen"] = _addresses(self._iov), 1
+        self._headers_at = self._headers.ctypes.data
+
+    @property
+    def local_addresses(self) -> list[tuple[str, int]]:
+        """(host, port) that the datagrams to each destination come from."""
+        return [sock.getsockname()[:2] for sock in self._sockets]
+
+    def send(self, datagrams: Datagrams) -> None:
+        """Send all of them, in order; returns when the kernel has them (it waits while a queue is full)."""
+        data, lengths = datagrams.data, datagrams.length
+        if not data.flags.c_contiguous:
+            data = np.ascontiguousarray(data)
+        base = _addresses(data)
+        for start in range(0, len(lengths), _MAX_MESSAGES):
+            chunk = lengths[start : start + _MAX_MESSAGES]
+            self._iov["base"][: len(chunk)] = base[start : start + _MAX_MESSAGES]
+            self._iov["len"][: len(chunk)] = chunk
+            for sock, counts in zip(self._sockets, self.counts, strict=True):
+                self._send(sock, counts, chunk)
+
+    def _send(self, sock: socket.socket, counts: SendCounts, lengths: I32) -> None:
+        """Send the first messages of our headers, as many as there are ``lengths``."""
+        position = 0
+        doubt = (
+            False  # the last call ended in an error that may have been about an earlier datagram (sendmmsg hides it)
+        )
+        retried = False
+        while position < len(lengths):
+            address = self._headers_at + position * _MMSGHDR.itemsize
+            sent = _sendmmsg(sock.fileno(), address, len(lengths) - position, 0)
+            if sent > 0:
+                counts.reports += doubt
+                counts.sent += sent
+                counts.octets += int(lengths[position : position + sent].sum())
+                position += sent
+                doubt, retried = position < len(lengths), False
+                continue
+            code = ctypes.get_errno()
+            if code == errno.EINTR:
+                continue
+            if code in _REPORTS and not retried:  # that datagram has had no chance yet
+                doubt = retried = True
+                continue
+            counts.lost += 1
+            counts.last_error = os.strerror(code)
+            position += 1
+            doubt = retried = False
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
