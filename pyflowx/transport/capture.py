@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -33,7 +33,6 @@ from pyflowx.transport.reassembly import Reassembler, rebuild
 
 MAX_ROWS = 4096  # datagrams of a batch
 MAX_OCTETS = 8 << 20  # of its matrix
-_TIMEOUT_S = 1.0
 _LINGER_S = 0.02
 
 
@@ -67,14 +66,15 @@ class CaptureReader:
     on gives everything before that; :attr:`problem` then says where and why reading ended.
 
     Iterate for :class:`~pyflowx.batch.PacketBatch` es of at most :data:`MAX_ROWS` datagrams, or call :meth:`receive`
-    while not :attr:`exhausted`.
+    while not :attr:`exhausted`. ``wake_fd``: a file descriptor that ends a :meth:`receive` which waits for a pipe when it
+    becomes readable (it is not read here).
     """
 
-    def __init__(self, path: str, port: int | None = None) -> None:
+    def __init__(self, path: str, port: int | None = None, *, wake_fd: int | None = None) -> None:
         self.counters = CaptureCounters()
         self.exhausted = False
         self._path, self._port = path, port
-        self._window = Window(FileSource(path))
+        self._window = Window(FileSource(path, wake_fd))
         self._format: Pcap | PcapNg | None = None
         self._reassembler = Reassembler()
         self._batches: Iterator[PacketBatch] = iter(())
@@ -100,10 +100,10 @@ class CaptureReader:
         """Octets of the file that were read, and its size (None for a pipe); of the compressed file for gzip."""
         return self._window.source.done, self._window.source.total
 
-    def receive(self, timeout_s: float = _TIMEOUT_S, linger_s: float = _LINGER_S) -> PacketBatch | None:
-        """The next datagrams; None when none came in time (only a pipe lets us wait), or none are left.
+    def receive(self, timeout_s: float | None, linger_s: float = _LINGER_S) -> PacketBatch | None:
+        """The next datagrams; None if ``timeout_s`` passed without any, on a wake-up, or when none are left.
 
-        The arrays of the batch are its own.
+        Only a pipe makes us wait, with a ``timeout_s`` of None for ever. The arrays of the batch are its own.
         """
         while not self.exhausted:
             batch = next(self._batches, None)
@@ -121,19 +121,17 @@ class CaptureReader:
 
     def __iter__(self) -> Iterator[PacketBatch]:
         while not self.exhausted:
-            batch = self.receive()
+            batch = self.receive(None)
             if batch is not None:
                 yield batch
 
     def close(self) -> None:
         self._window.source.close()
 
-    def __enter__(self) -> CaptureReader:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _begin(self) -> None:

@@ -34,8 +34,8 @@ class Source(Protocol):
     def total(self) -> int | None:
         """Octets of the file, None where that is not known (a pipe)."""
 
-    def wait(self, seconds: float) -> bool:
-        """Whether :meth:`readinto` would return at once, now or within ``seconds``."""
+    def wait(self, seconds: float | None) -> bool:
+        """Whether :meth:`readinto` would return at once, now or within ``seconds`` (None: whenever that is)."""
 
     def readinto(self, target: memoryview) -> int | None:
         """Fill the front of ``target``; 0 at the end or at an error, None where nothing is there yet."""
@@ -44,9 +44,12 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A path, a named pipe, or ``-`` for stdin; :class:`ConfigError` where it cannot be opened."""
+    """A path, a named pipe, or ``-`` for stdin; :class:`ConfigError` where it cannot be opened.
 
-    def __init__(self, path: str) -> None:
+    ``wake_fd``: a file descriptor that ends a wait when it becomes readable.
+    """
+
+    def __init__(self, path: str, wake_fd: int | None = None) -> None:
         self.error: str | None = None
         self.done = 0
         if path == "-" and sys.stdin is not None and sys.stdin.isatty():
@@ -59,13 +62,16 @@ class FileSource:
             ) from None
         status = os.fstat(self._file.fileno())
         self.total = status.st_size if stat.S_ISREG(status.st_mode) else None
+        self._poll = select.poll()
+        self._poll.register(self._file, select.POLLIN)
+        if wake_fd is not None:
+            self._poll.register(wake_fd, select.POLLIN)
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float | None) -> bool:
         if self.total is not None:
             return True
-        poll = select.poll()  # unlike select.select, for descriptors above 1023 too
-        poll.register(self._file, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
+        ready = self._poll.poll(None if seconds is None else seconds * 1000)
+        return any(descriptor == self._file.fileno() for descriptor, _ in ready)
 
     def readinto(self, target: memoryview) -> int | None:
         try:
@@ -101,7 +107,7 @@ class GzipSource:
     def total(self) -> int | None:
         return self._source.total
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float | None) -> bool:
         return bool(self._input) or self._source.wait(seconds)
 
     def readinto(self, target: memoryview) -> int | None:
@@ -171,8 +177,8 @@ class Window:
         self.position = self.end = self.offset = 0
         self.at_end = False
 
-    def fill(self, timeout: float, linger: float) -> bool:
-        """Wait up to ``timeout`` s for the first octets, up to ``linger`` s more for a full window.
+    def fill(self, timeout: float | None, linger: float) -> bool:
+        """Wait up to ``timeout`` s (None: for ever) for the first octets, up to ``linger`` s more for a full window.
 
         False if nothing came; :attr:`at_end` says whether anything still may.
         """
