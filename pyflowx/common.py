@@ -1,0 +1,217 @@
+"""The common flow schema: the same 37 columns whatever the protocol.
+
+:data:`TABLE` has one row a column: its name, its type, and what fills it in order of preference.
+Everything that needs the schema (encoders, headers, help, documents) is computed from it. Rules:
+
+- The first source whose elements a record has fills the column; no value is invented. A column that is
+  not in :attr:`CommonBatch.columns` is null in every row.
+- A value that is too big for its column, or an element sent in a length that its type does not have, is
+  null: nothing is squeezed. ``flow_type``, ``sequence_num``, ``bytes`` and ``packets`` are never null: the
+  counters are 0 where an exporter sends none.
+- Reverse elements (RFC 5103) fill nothing: they describe the other direction.
+- Options Data Records are not flows and are left out.
+
+Types: ``u8`` to ``u64``; ``time`` (int64 ns since 1970); ``address`` (uint32, or ``(n, 16)`` uint8 with IPv4
+as IPv4-mapped where not all rows are IPv4); ``mac`` (uint64); ``label`` (codes into ``labels``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyflowx import fill
+from pyflowx.batch import FlowBatch
+from pyflowx.decoded import Decoded, Messages
+from pyflowx.elements import IANA_PEN, FieldSpecifier
+from pyflowx.fill import IPV4, IPV6, MAC, CommonColumn, Make, Source
+
+__all__ = ["TABLE", "Column", "CommonBatch", "CommonColumn", "Sampling", "to_common"]
+
+
+@dataclass(slots=True)
+class CommonBatch:
+    """n flows; ``columns`` holds those that are not null throughout, in the order of :data:`TABLE`."""
+
+    columns: dict[str, CommonColumn]
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+
+# Rates that a collector knows from elsewhere (options data, its user): a u32 column for the rows, or None.
+Sampling = Callable[[FlowBatch, Messages], CommonColumn | None]
+
+
+class Column(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    type: str
+    sources: tuple[Source, ...]
+    nullable: bool = True
+
+
+TABLE: tuple[Column, ...] = (
+    Column("flow_type", "label", (fill.fact(fill.flow_type),), nullable=False),
+    Column("time_received_ns", "time", (fill.fact(fill.received),)),
+    Column("sequence_num", "u32", (fill.fact(fill.sequence),), nullable=False),
+    Column(
+        "sampling_rate",
+        "u32",
+        (
+            fill.combine(fill.rate, 34),
+            fill.combine(fill.rate, 50),
+            fill.combine(fill.rate_of_runs, 305, 306),
+            fill.combine(fill.rate, 305),
+            fill.combine(fill.rate_of_sizes, 309, 310),
+            fill.fact(fill.header_rate),
+        ),
+    ),
+    # exporterIPv4Address is there for the case that a proxy hides the exporter (RFC 5655, IANA).
+    Column("sampler_address", "address", (*fill.address(130, 131), fill.fact(fill.agent), fill.fact(fill.exporter))),
+    Column(
+        "time_flow_start_ns",
+        "time",
+        (
+            *fill.time(156, 154, 152, 150),
+            fill.combine(fill.deltas, 158),
+            fill.combine(fill.uptimes_from_init, 22),
+            fill.combine(fill.uptimes, 22),
+            *fill.time(325, 324, 323, 322),
+        ),
+    ),
+    Column(
+        "time_flow_end_ns",
+        "time",
+        (
+            *fill.time(157, 155, 153, 151),
+            fill.combine(fill.deltas, 159),
+            fill.combine(fill.uptimes_from_init, 21),
+            fill.combine(fill.uptimes, 21),
+            *fill.time(325, 324, 323, 322),
+        ),
+    ),
+    # delta, total, initiator, responder, layer 2, post; then the length of a sampled packet
+    Column(
+        "bytes",
+        "u64",
+        (*fill.element(1, 85, 231, 232, 352, 353, 23, 171, 312, 224), fill.fact(fill.nothing_counted)),
+        False,
+    ),
+    Column(
+        "packets",
+        "u64",
+        (
+            *fill.element(2, 86, 298, 299, 24, 172),
+            *(fill.combine(fill.one_packet, id) for id in (312, 224)),
+            fill.fact(fill.nothing_counted),
+        ),
+        nullable=False,
+    ),
+    Column("src_addr", "address", (*fill.address(8, 27), *fill.address(225, 281))),
+    Column("dst_addr", "address", (*fill.address(12, 28), *fill.address(226, 282))),
+    Column("src_mac", "mac", fill.element(56, 81, read=MAC)),
+    Column("dst_mac", "mac", fill.element(80, 57, read=MAC)),
+    Column(
+        "etype",
+        "u16",
+        (
+            *fill.element(256),
+            fill.combine(fill.etype_of_version, 60),
+            *(Source((id,), (IPV4,), fill.etype_of_address) for id in (8, 12)),
+            *(Source((id,), (IPV6,), fill.etype_of_address) for id in (27, 28)),
+        ),
+    ),
+    Column("proto", "u8", fill.element(4)),
+    Column("src_port", "u16", fill.element(7, 180, 182, 227)),
+    Column("dst_port", "u16", fill.element(11, 181, 183, 228)),
+    Column("in_if", "u32", fill.element(10, 252)),
+    Column("out_if", "u32", fill.element(14, 253)),
+    Column("ip_tos", "u8", fill.element(5, 55)),
+    Column("ip_ttl", "u8", fill.element(192, 52, 53)),
+    Column("tcp_flags", "u16", fill.element(6)),
+    Column("icmp_type", "u8", fill.icmp((176, 178), 8)),
+    Column("icmp_code", "u8", fill.icmp((177, 179), 0)),
+    Column("ipv6_flow_label", "u32", fill.element(31)),
+    Column("fragment_id", "u32", fill.element(54)),
+    Column("fragment_offset", "u16", fill.element(88)),
+    Column("src_as", "u32", fill.element(16)),
+    Column("dst_as", "u32", fill.element(17)),
+    Column("next_hop", "address", fill.address(15, 62)),
+    Column("src_net", "u8", fill.by_version(9, 29)),
+    Column("dst_net", "u8", fill.by_version(13, 30)),
+    Column("bgp_next_hop", "address", fill.address(18, 63)),
+    Column("src_vlan", "u16", fill.element(58, 243, 245)),
+    Column("dst_vlan", "u16", fill.element(59, 254, 255)),
+    Column("observation_domain_id", "u32", (fill.fact(fill.domain),)),
+    Column("template_id", "u16", (fill.fact(fill.template),)),
+)
+
+# --- from records to the schema --------------------------------------------------------------------------------
+
+Plan = tuple[tuple[Column, tuple[tuple[Make, tuple[int, ...]], ...]], ...]
+
+
+@functools.lru_cache(maxsize=4096)  # a peer may send any number of Templates
+def _plan(fields: tuple[FieldSpecifier, ...]) -> Plan:
+    """For each column the sources that these fields allow, with the places of their fields."""
+    places: dict[tuple[int, str], int] = {}
+    for place, specifier in enumerate(fields):
+        read = fill.field_class(specifier)
+        if read is not None and specifier.element.pen == IANA_PEN:
+            places.setdefault((specifier.element.id, read), place)
+
+    def usable(sources: Sequence[Source]) -> Iterator[tuple[Make, tuple[int, ...]]]:
+        for source in sources:
+            wanted = [places.get(key) for key in zip(source.elements, source.classes, strict=True)]
+            found = tuple(place for place in wanted if place is not None)
+            if len(found) == len(wanted):
+                yield source.make, found
+
+    plan = ((column, tuple(usable(column.sources))) for column in TABLE)
+    return tuple((column, ways) for column, ways in plan if ways)
+
+
+def _columns(rows: fill.Rows) -> dict[str, CommonColumn]:
+    data: Any = rows.flows.columns
+    made: dict[str, CommonColumn] = {}
+    for column, ways in _plan(rows.flows.fields):
+        for make, places in ways:
+            filled = make(rows, column.type, *(data[place] for place in places))
+            if filled is None:
+                continue
+            if filled.valid is not None and not column.nullable:
+                filled = filled._replace(values=np.where(filled.valid, filled.values, 0), valid=None)
+            made[column.name] = filled
+            break
+    return made
+
+
+def _with_rates(made: CommonColumn | None, known: CommonColumn | None) -> CommonColumn | None:
+    """The rate in the record first, then the one that is known from elsewhere."""
+    if made is None or known is None or made.valid is None:
+        return made or known
+    valid = made.valid | (True if known.valid is None else known.valid)
+    return CommonColumn("u32", np.where(made.valid, made.values, known.values), valid)
+
+
+def to_common(decoded: Decoded, sampling: Sampling | None = None) -> list[CommonBatch]:
+    """The flows of a Decoded, a batch for each of its FlowBatches that is not of options data."""
+    facts = fill.Facts(decoded.protocol, decoded.messages)
+    batches = []
+    for flows in decoded.flows:
+        if flows.scope_count or not len(flows):
+            continue
+        columns = _columns(fill.Rows(flows, facts))
+        if sampling is not None:
+            rate = _with_rates(columns.get("sampling_rate"), sampling(flows, decoded.messages))
+            if rate is not None:
+                columns["sampling_rate"] = rate
+        batches.append(CommonBatch(columns, len(flows)))
+    return batches
