@@ -1,1 +1,78 @@
 """Pure codecs: octets to FlowBatch and back."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+
+from pyflowx.batch import I32, PacketBatch
+from pyflowx.decoded import Decoded, Problems, Protocol, Reason
+from pyflowx.elements import Registry
+from pyflowx.wire.template import TemplateLimits, TemplateStore
+
+__all__ = ["Decoder", "TemplateLimits", "TemplateStore"]
+
+# A codec's module is imported with the first datagram that needs it.
+_MODULES = {
+    Protocol.NETFLOW_V1: "netflow5",
+    Protocol.NETFLOW_V5: "netflow5",
+    Protocol.NETFLOW_V7: "netflow5",
+    Protocol.NETFLOW_V9: "netflow9",
+    Protocol.IPFIX: "ipfix",
+    Protocol.SFLOW_V5: "sflow",
+}
+
+
+class Decoder:
+    """Tells the protocols apart by the first octets of a datagram and decodes each with its codec.
+
+    ``protocols`` restricts what is accepted; the rest is Reason.UNKNOWN_VERSION. Templates live in
+    :attr:`templates` from call to call.
+    """
+
+    def __init__(
+        self,
+        registry: Registry | None = None,
+        limits: TemplateLimits | None = None,
+        protocols: frozenset[Protocol] | None = None,
+    ) -> None:
+        self.templates = TemplateStore(registry, limits)
+        self.protocols = frozenset(Protocol) if protocols is None else protocols
+
+    def decode(self, packets: PacketBatch, now_ns: int) -> tuple[list[Decoded], Problems]:
+        """One Decoded for each protocol in the batch. Never raises for what is in ``packets``; the result does not
+        refer to it. ``now_ns`` (since 1970) is the collector's clock, by which Templates and held data grow old."""
+        problems = Problems()
+        self.templates.expire(now_ns)
+        result = []
+        for protocol, rows in self._sort(packets, problems):
+            codec = importlib.import_module(f"pyflowx.wire.{_MODULES[protocol]}")
+            result.append(codec.decode(packets, rows, self.templates, now_ns, problems))
+        return result, problems
+
+    def _sort(self, packets: PacketBatch, problems: Problems) -> list[tuple[Protocol, I32]]:
+        """The rows of each protocol."""
+        n = len(packets)
+        octets = np.zeros((n, 4), np.uint8)
+        width = min(4, packets.data.shape[1])
+        octets[:, :width] = packets.data[:, :width]
+        words = octets.view(">u4")[:, 0].astype(np.int64)
+        version = words >> 16
+        version = np.where((version == 0) & (words == 5) & (packets.length >= 4), int(Protocol.SFLOW_V5), version)
+        if n and packets.length.min() < 2:
+            version[packets.length < 2] = -1
+            problems.add(np.flatnonzero(packets.length == 0), 0, Reason.EMPTY_DATAGRAM)
+            problems.add(np.flatnonzero(packets.length == 1), 0, Reason.TRUNCATED_HEADER)
+        found: list[tuple[Protocol, I32]] = []
+        left = n
+        for protocol in sorted(self.protocols):
+            rows = np.flatnonzero(version == protocol).astype(np.int32)
+            left -= len(rows)
+            if len(rows):
+                found.append((protocol, rows))
+            if not left:
+                return found
+        unknown = ~np.isin(version, [-1, *self.protocols])
+        problems.add(np.flatnonzero(unknown), 0, Reason.UNKNOWN_VERSION)
+        return found
