@@ -1,0 +1,79 @@
+"""Columns to lines of text, with the compiled row writer (``_rows.c``), and what JSON makes of a column."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyflowx.batch import I64, Array, Octets
+from pyflowx.sinks._rows import fill
+
+_CAPACITY = 1 << 20  # octets of text at a time: enough to make a system call cheap, few enough for the cache
+
+
+class Value(NamedTuple):
+    """How the row writer is to render a column: see ``_rows.c`` for ``kind`` and ``extra``."""
+
+    kind: str
+    quoted: bool
+    values: Array
+    extra: Any = None
+    valid: Array | None = None
+
+    @classmethod
+    def text(cls, column: Octets, quoted: bool = False) -> Value:
+        """Text that is escaped already, or needs no escaping."""
+        return cls("t", quoted, column.buffer, (column.starts, column.lengths))
+
+
+Cell = tuple[str, bytes, bytes, Array, Array | None, Any]
+
+
+def json_string(text: str) -> str:
+    """A JSON string literal; what would act on a terminal is escaped, all else stays readable."""
+    return json.dumps(text, ensure_ascii=not text.isprintable())
+
+
+@functools.lru_cache(maxsize=65536)  # names come from Templates
+def json_key(name: str) -> bytes:
+    return json_string(name).encode() + b":"
+
+
+def cell(lead: bytes, value: Value, trail: bytes = b"") -> Cell:
+    """A column of a row: its values with ``lead`` and ``trail`` around them."""
+    quote = b'"' if value.quoted else b""
+    return value.kind, lead + quote, quote + trail, value.values, value.valid, value.extra
+
+
+class RowWriter:
+    """Renders rows between ``begin`` and ``end`` with ``separator`` between cells; ``nulls`` as in ``_rows.c``."""
+
+    def __init__(self, begin: bytes, separator: bytes, end: bytes, nulls: bool = False) -> None:
+        self._frame = begin, separator, end, nulls
+        self._out = bytearray(_CAPACITY)
+
+    def chunks(self, cells: tuple[Cell, ...], n: int, ends: I64 | None = None) -> Iterator[tuple[int, memoryview]]:
+        """n rows as (rows, text) pieces, each valid until the next; ``ends`` takes the end of each row in its piece."""
+        first = 0
+        while first < n:
+            places = None if ends is None else ends[first:]
+            following, used = fill(self._out, first, n, *self._frame, cells, places)
+            if following == first:  # a row longer than the buffer
+                self._out = bytearray(2 * len(self._out))
+                continue
+            yield following - first, memoryview(self._out)[:used]
+            first = following
+
+    def block(self, cells: tuple[Cell, ...], n: int) -> tuple[bytes, I64]:
+        """n rows as one text, and the ends of the rows in it."""
+        ends = np.zeros(n, np.int64)
+        pieces, first, octets = [], 0, 0
+        for rows, text in self.chunks(cells, n, ends):
+            pieces.append(bytes(text))
+            ends[first : first + rows] += octets
+            first, octets = first + rows, octets + len(text)
+        return b"".join(pieces), ends
