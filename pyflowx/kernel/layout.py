@@ -40,6 +40,7 @@ VALUE_DTYPE = np.dtype(
         ("l2_octets", "=u8"),
         ("first_ns", "=u8"),
         ("last_ns", "=u8"),
+        ("jiffy", "=u8"),
         ("tcp_flags", "=u4"),
         ("length_min", "=u4"),
         ("length_max", "=u4"),

@@ -1,0 +1,259 @@
+"""The bpf() system call through ctypes: maps, programs, batches, test runs (``man 2 bpf``, linux/bpf.h).
+
+Every call packs ``union bpf_attr`` by hand: the formats below are its layouts, in the order of the
+header. BCC's Python layer cannot set program flags and makes one object of an entry; this one can
+and does not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pyflowx.errors import KernelError
+
+Array = npt.NDArray[Any]
+Buffer = ctypes.Array[ctypes.c_char]
+
+_CALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351, "armv7l": 386}
+
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD = 0, 1, 2, 5
+_PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD, _PROG_QUERY = 10, 13, 15, 16
+_LOOKUP_AND_DELETE_BATCH, _ENABLE_STATS = 25, 32
+
+MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_ARRAY_OF_MAPS = 1, 2, 6, 12
+PROG_TYPE_SCHED_CLS, PROG_TYPE_XDP = 3, 6
+NO_PREALLOC = 1
+XDP_HAS_FRAGS = 1 << 5
+TCX_INGRESS, TCX_EGRESS = 46, 47
+
+_ATTR_LEN = 192
+_INFO_LEN = 256
+_BATCH = 1 << 16  # entries a call
+_LOG_LEN = 1 << 24
+_LOG_TAIL = 12  # lines of the verifier that an error shows
+_ENOTSUPP = 524  # the kernel's own, not in errno.h
+_PSEUDO_MAP_FD = 1
+_LOAD_IMM64 = 0x18
+
+PRIVILEGE = "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
+
+_INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("immediate", "<i4")])
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _attr(layout: str, *values: int | bytes) -> Buffer:
+    return ctypes.create_string_buffer(struct.pack("=" + layout, *values), _ATTR_LEN)
+
+
+def _call(command: int, attr: Buffer) -> int:
+    number = _CALL_NUMBERS.get(platform.machine())
+    if number is None:
+        raise KernelError(f"metering is not supported on {platform.machine()}: the number of its bpf() is not known")
+    result: int = _libc.syscall(number, command, attr, len(attr))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def refused(what: str, error: OSError, since: str = "") -> KernelError:
+    """The KernelError for a call that was refused; ``since``: the first kernel that has the feature."""
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return KernelError(f"{what}: permission denied; {PRIVILEGE}")
+    hint = ""
+    if since and error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, _ENOTSUPP):
+        hint = f"; it needs Linux {since} or newer, this is {platform.release()}"
+    return KernelError(f"{what}: {error.strerror}{hint}")
+
+
+def possible_cpus() -> int:
+    """How many values an entry of a per-CPU map has."""
+    with open("/sys/devices/system/cpu/possible") as file:
+        return int(file.read().strip().replace(",", "-").rpartition("-")[2]) + 1
+
+
+class _Descriptor:
+    """Something of the kernel's that is there as long as its descriptor is open."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Map(_Descriptor):
+    """A map; keys and values are octets of fixed sizes. ``inner`` is the pattern for a map of maps."""
+
+    def __init__(
+        self, kind: int, key_size: int, value_size: int, entries: int, name: str, flags: int = 0, inner: int = 0
+    ) -> None:
+        attr = _attr("7I16s", kind, key_size, value_size, entries, flags, inner, 0, name.encode())
+        self.entries = entries
+        self.value_size = value_size
+        if kind == MAP_TYPE_PERCPU_ARRAY:
+            self.value_size = (value_size + 7) // 8 * 8 * possible_cpus()
+        try:
+            super().__init__(_call(_MAP_CREATE, attr))
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise KernelError(f"no memory for a map of {entries} entries; lower --max-flows") from error
+            raise refused(f"cannot make the map {name}", error, since="5.6") from error
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Create or replace an entry; of a map of maps only when no program sees the old one any more."""
+        key_buffer, value_buffer = ctypes.create_string_buffer(key), ctypes.create_string_buffer(value)
+        addresses = ctypes.addressof(key_buffer), ctypes.addressof(value_buffer)
+        try:
+            _call(_MAP_UPDATE, _attr("IIQQQ", self.fd, 0, *addresses, 0))
+        except OSError as error:
+            raise refused("cannot write to a map", error) from error
+
+    def lookup(self, key: bytes) -> bytes:
+        """The value of a key that is there (arrays); of a per-CPU map those of all CPUs."""
+        key_buffer, value = ctypes.create_string_buffer(key), ctypes.create_string_buffer(self.value_size)
+        _call(_MAP_LOOKUP, _attr("IIQQQ", self.fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value), 0))
+        return value.raw
+
+    def drain(self, key_dtype: np.dtype[Any], value_dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """Take all entries out of a hash that nobody writes to: n keys and n values.
+
+        The arrays' memory is as large as the map can be, but only what is used is ever touched.
+        """
+        keys, values = np.empty(self.entries, key_dtype), np.empty(self.entries, value_dtype)
+        token = ctypes.create_string_buffer(8)  # the bucket to go on with, written by the kernel
+        found, batch, more, first = 0, _BATCH, True, True
+        while more and found < self.entries:
+            attr = _attr(
+                "QQQQIIQQ",
+                0 if first else ctypes.addressof(token),
+                ctypes.addressof(token),
+                keys.ctypes.data + found * key_dtype.itemsize,
+                values.ctypes.data + found * value_dtype.itemsize,
+                min(batch, self.entries - found),
+                *(self.fd, 0, 0),
+            )
+            try:
+                _call(_LOOKUP_AND_DELETE_BATCH, attr)
+            except OSError as error:
+                if error.errno == errno.ENOSPC:  # a bucket with more entries than this batch: nothing was taken
+                    batch *= 2
+                    continue
+                if error.errno != errno.ENOENT:  # which is the end, with a count that holds
+                    raise refused("cannot drain the flow map", error, since="5.6") from error
+                more = False
+            first = False
+            found += struct.unpack_from("=I", attr, 32)[0]
+        return keys[:found], values[:found]
+
+
+class TestRun(NamedTuple):
+    """What a program made of a packet: its return value and the mean ns of a run."""
+
+    retval: int
+    nanoseconds: int
+
+
+class ProgramInfo(NamedTuple):
+    """``nanoseconds`` and ``runs`` grow only while :func:`enable_statistics` is in force."""
+
+    id: int
+    name: str
+    nanoseconds: int
+    runs: int
+
+
+class Program(_Descriptor):
+    """A loaded program."""
+
+    @classmethod
+    def load(cls, kind: int, name: str, instructions: bytes, maps: dict[int, Map], flags: int = 0) -> Program:
+        """Verify and load; ``maps`` has the map for each slot number that the instructions name."""
+        code = np.frombuffer(instructions, _INSTRUCTION).copy()
+        named = (code["code"] == _LOAD_IMM64) & (code["registers"] >> 4 == _PSEUDO_MAP_FD)
+        code["immediate"][named] = [maps[slot].fd for slot in code["immediate"][named].tolist()]
+        licence = ctypes.create_string_buffer(b"GPL")
+
+        def load(log: Buffer | None) -> int:
+            log_fields = (1, len(log), ctypes.addressof(log)) if log else (0, 0, 0)
+            head = (kind, len(code), code.ctypes.data, ctypes.addressof(licence))
+            return _call(_PROG_LOAD, _attr("IIQQIIQII16s", *head, *log_fields, 0, flags, name.encode()))
+
+        try:
+            return cls(load(None))
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOMEM):
+                raise refused(f"cannot load the program {name}", error) from error
+        log = ctypes.create_string_buffer(_LOG_LEN)
+        try:
+            return cls(load(log))
+        except OSError as error:
+            lines = log.value.decode(errors="replace").splitlines()[-_LOG_TAIL:]
+            reason = "\n  ".join(["the verifier says:", *lines]) if lines else error.strerror
+            raise KernelError(f"the kernel ({platform.release()}) refuses the program {name}; {reason}") from error
+
+    @classmethod
+    def by_id(cls, id: int) -> Program | None:
+        """A program that anybody has loaded; None where it has gone meanwhile."""
+        try:
+            return cls(_call(_PROG_FD_BY_ID, _attr("III", id, 0, 0)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refused(f"cannot look at program {id}", error) from error
+
+    def info(self) -> ProgramInfo:
+        info = ctypes.create_string_buffer(_INFO_LEN)
+        _call(_INFO_BY_FD, _attr("IIQ", self.fd, _INFO_LEN, ctypes.addressof(info)))
+        name = info.raw[64:80].rstrip(b"\0").decode(errors="replace")
+        return ProgramInfo(struct.unpack_from("=I", info, 4)[0], name, *struct.unpack_from("=QQ", info, 192))
+
+    def test_run(self, packet: bytes | bytearray, repeat: int = 1, context: bytes = b"") -> TestRun:
+        """Run the program on a packet (BPF_PROG_TEST_RUN), ``context`` being the start of its context."""
+        data = ctypes.create_string_buffer(bytes(packet), len(packet))
+        head = ctypes.create_string_buffer(context, max(len(context), 1))
+        attr = _attr(
+            "4IQQ4IQQ",
+            *(self.fd, 0, len(packet), 0, ctypes.addressof(data), 0),
+            *(repeat, 0, len(context), 0, ctypes.addressof(head) if context else 0, 0),
+        )
+        _call(_PROG_TEST_RUN, attr)
+        return TestRun(struct.unpack_from("=I", attr, 4)[0], struct.unpack_from("=I", attr, 36)[0])
+
+
+def tcx_programs(ifindex: int, attach_type: int) -> list[int]:
+    """The ids of the TCX programs of an interface, which run before the filters of clsact; none before Linux 6.6."""
+    ids = (ctypes.c_uint32 * 64)()
+    attr = _attr("4IQI", ifindex, attach_type, 0, 0, ctypes.addressof(ids), len(ids))
+    try:
+        _call(_PROG_QUERY, attr)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            return []
+        raise refused("cannot list TCX programs", error) from error
+    return list(ids[: struct.unpack_from("=I", attr, 24)[0]])
+
+
+def enable_statistics() -> _Descriptor:
+    """Let the kernel measure the run time of all programs until the result is closed."""
+    try:
+        return _Descriptor(_call(_ENABLE_STATS, _attr("I", 0)))
+    except OSError as error:
+        raise refused("cannot enable BPF statistics", error, since="5.8") from error
