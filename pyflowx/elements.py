@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pyflowx.errors import EncodeError
+from pyflowx.errors import ConfigError, EncodeError
 
 Cells = npt.NDArray[np.uint8]
 Array = npt.NDArray[Any]
@@ -344,6 +344,37 @@ def read_elements(lines: Iterable[str]) -> Iterator[InformationElement]:
     next(rows)
     for pen, id, name, data_type, semantics, units, status, source in rows:
         yield InformationElement(int(pen), int(id), name, DATA_TYPES[data_type], semantics, units, status, source)
+
+
+_MAPPING = ("id", "enterprise_number", "name", "data_type")
+
+
+def read_mapping(lines: Iterable[str]) -> list[InformationElement]:
+    """Elements of a user's CSV file with the columns id, enterprise_number (empty: 0), name, data_type in any order.
+
+    Data types by IANA's name, in any case. ConfigError names the line and what is accepted there.
+    """
+    rows = csv.DictReader(lines, skipinitialspace=True)
+    if rows.fieldnames is None or not set(_MAPPING) <= set(rows.fieldnames):
+        raise ConfigError(f"line 1: the columns {','.join(_MAPPING)} are needed")
+    types = {name.lower(): row for name, row in DATA_TYPES.items()}
+    try:
+        return [_mapped(row, rows.line_num, types) for row in rows]
+    except csv.Error as error:
+        raise ConfigError(f"line {rows.line_num}: {error}") from error
+
+
+def _mapped(row: dict[str, str], line: int, types: dict[str, DataType]) -> InformationElement:
+    id, pen, name, type_name = ((row[column] or "").strip() for column in _MAPPING)
+    pen = pen or "0"
+    for text, column, most in ((id, "id", 0x7FFF), (pen, "enterprise_number", 0xFFFFFFFF)):
+        if not (text.isascii() and text.isdecimal() and int(text) <= most):
+            raise ConfigError(f"line {line}: {column} {text!r}: use a number from 0 to {most}")
+    if not name or not name.isprintable() or "/" in name:
+        raise ConfigError(f"line {line}: name {name!r}: use printable characters, but no slash")
+    if type_name.lower() not in types:
+        raise ConfigError(f"line {line}: data_type {type_name!r}: use one of {', '.join(DATA_TYPES)}")
+    return InformationElement(int(pen), int(id), name, types[type_name.lower()], source="mapping")
 
 
 @functools.cache
