@@ -136,7 +136,7 @@ def _column(name: str, values: Array, offset_ns: int) -> Column:
     if name == "ipv4Address":
         return np.ascontiguousarray(values[:, 12:]).view(">u4")[:, 0].astype(np.uint32)
     if name == "dateTimeMilliseconds":
-        return (values + np.uint64(offset_ns)) // np.uint64(1_000_000)
+        return (np.maximum(values.astype(np.int64) + offset_ns, 0) // 1_000_000).astype(np.uint64)
     if name.startswith("unsigned"):
         return values.astype(f"u{int(name.removeprefix('unsigned')) // 8}")
     return np.ascontiguousarray(values)
@@ -152,7 +152,7 @@ def flow_batches(records: FlowRecords, offset_ns: int) -> list[FlowBatch]:
     for combination in np.unique(known).tolist():
         rows = np.flatnonzero(known == combination)
         fields, sources = template(Trait(combination))
-        keys, values, reason = records.keys[rows], records.values[rows], records.reason[rows]
+        keys, values, reason = np.take(records.keys, rows), np.take(records.values, rows), records.reason[rows]
         columns = []
         for specifier, source in zip(fields, sources, strict=True):
             part = reason if source == "reason" else keys[source] if source in KEY_NAMES else values[source]

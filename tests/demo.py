@@ -29,8 +29,8 @@ PORT = 4739
 CLONE_NEWNET = 0x40000000
 HERE, THERE = f"pyflowx-demo-{os.getpid()}-a", f"pyflowx-demo-{os.getpid()}-b"
 ADDRESSES = {  # of each namespace: the link that is metered, the link for the export traffic
-    HERE: {"link": ["192.0.2.1/24", "2001:db8::1/64"], "mgmt": ["198.51.100.1/24"]},
-    THERE: {"link": ["192.0.2.2/24", "2001:db8::2/64"], "mgmt": ["198.51.100.2/24"]},
+    HERE: {"wire": ["192.0.2.1/24", "2001:db8::1/64"], "mgmt": ["198.51.100.1/24"]},
+    THERE: {"wire": ["192.0.2.2/24", "2001:db8::2/64"], "mgmt": ["198.51.100.2/24"]},
 }
 MAC = {HERE: "02:00:00:00:00:01", THERE: "02:00:00:00:00:02"}
 ETHERNET_HEADER = 14
@@ -72,29 +72,29 @@ def build() -> None:
             for name, value in (("router_solicitations", 0), ("accept_dad", 0), ("addr_gen_mode", 1)):
                 with open(f"/proc/sys/net/ipv6/conf/default/{name}", "w") as file:
                     file.write(str(value))
-    for link in ("link", "mgmt"):
-        run("ip", "-n", HERE, "link", "add", link, "type", "veth", "peer", "name", link, "netns", THERE)
+    for link in ("wire", "mgmt"):
+        run("ip", "-n", HERE, "link", "add", "name", link, "type", "veth", "peer", "name", link, "netns", THERE)
     for namespace, links in ADDRESSES.items():
         # One segment a packet, as on the wire: a virtual link would count TCP's super-packets as one each.
-        run("ip", "-n", namespace, "link", "set", "link", "address", MAC[namespace], "gso_max_segs", "1")
+        run("ip", "-n", namespace, "link", "set", "dev", "wire", "address", MAC[namespace], "gso_max_segs", "1")
         for link, addresses in links.items():
             for address in addresses:
                 run("ip", "-n", namespace, "address", "add", address, "dev", link)
-        run("ip", "-n", namespace, "link", "set", "mgmt", "up")
+        run("ip", "-n", namespace, "link", "set", "dev", "mgmt", "up")
 
 
 def link_up() -> None:
     for namespace in (HERE, THERE):
-        run("ip", "-n", namespace, "link", "set", "link", "up")
+        run("ip", "-n", namespace, "link", "set", "dev", "wire", "up")
     for namespace, other in ((HERE, THERE), (THERE, HERE)):  # no ARP, no neighbour discovery
-        for address in ADDRESSES[other]["link"]:
+        for address in ADDRESSES[other]["wire"]:
             host = address.partition("/")[0]
-            run("ip", "-n", namespace, "neigh", "replace", host, "lladdr", MAC[other], "dev", "link")
+            run("ip", "-n", namespace, "neigh", "replace", host, "lladdr", MAC[other], "dev", "wire")
 
 
 def interface_counters() -> tuple[int, int]:
     """Packets and octets of the metered interface, received and sent."""
-    (link,) = json.loads(run("ip", "-n", HERE, "-s", "-j", "link", "show", "dev", "link"))
+    (link,) = json.loads(run("ip", "-n", HERE, "-s", "-j", "link", "show", "dev", "wire"))
     stats = link["stats64"]
     if stats["tx"]["dropped"] or stats["rx"]["dropped"]:
         raise Failed(f"the link dropped packets, so its counters cannot be compared: {stats}")
@@ -269,7 +269,7 @@ def demo(stack: contextlib.ExitStack) -> None:
     collector = Program(THERE, "collect", "-H", "198.51.100.2", "-p", str(PORT), "-f", "common")
     stack.callback(collector.kill)
     exporter = Program(
-        *(HERE, "export", "-i", "link", "-H", "198.51.100.2", "-p", str(PORT)),
+        *(HERE, "export", "-i", "wire", "-H", "198.51.100.2", "-p", str(PORT)),
         *("--active-timeout", "3", "--inactive-timeout", "2"),
     )
     stack.callback(exporter.kill)
