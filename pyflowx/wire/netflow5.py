@@ -45,8 +45,10 @@ class Format(NamedTuple):
         return "flow_sequence" in (self.header.names or ())
 
 
-_ADDRESSES = [(0, "sourceIPv4Address", 4), (4, "destinationIPv4Address", 4), (8, "ipNextHopIPv4Address", 4)]
-_COUNTERS = [
+_Rows = list[tuple[int, str | InformationElement, int]]  # octet offset, element, octets
+
+_ADDRESSES: _Rows = [(0, "sourceIPv4Address", 4), (4, "destinationIPv4Address", 4), (8, "ipNextHopIPv4Address", 4)]
+_COUNTERS: _Rows = [
     (12, "ingressInterface", 2),
     (14, "egressInterface", 2),
     (16, "packetDeltaCount", 4),
@@ -56,7 +58,7 @@ _COUNTERS = [
     (32, "sourceTransportPort", 2),
     (34, "destinationTransportPort", 2),
 ]
-_ROUTING = [
+_ROUTING: _Rows = [
     (37, "tcpControlBits", 1),
     (38, "protocolIdentifier", 1),
     (39, "ipClassOfService", 1),
@@ -65,8 +67,8 @@ _ROUTING = [
     (44, "sourceIPv4PrefixLength", 1),
     (45, "destinationIPv4PrefixLength", 1),
 ]
-_V1_TAIL = [(38, "protocolIdentifier", 1), (39, "ipClassOfService", 1), (40, "tcpControlBits", 1)]
-_V7_TAIL: list[tuple[int, str | InformationElement, int]] = [
+_V1_TAIL: _Rows = [(38, "protocolIdentifier", 1), (39, "ipClassOfService", 1), (40, "tcpControlBits", 1)]
+_V7_TAIL: _Rows = [
     (36, V7_FLAGS_1, 1),
     *_ROUTING,
     (46, V7_FLAGS_2, 2),
@@ -82,7 +84,7 @@ def _format(
     protocol: Protocol,
     header: list[tuple[str, str]],
     length: int,
-    layout: list[tuple[int, str | InformationElement, int]],
+    layout: _Rows,
 ) -> Format:
     registry = default_registry()
     fields = [
@@ -92,11 +94,23 @@ def _format(
     return Format(protocol, np.dtype(header), length, tuple(fields), tuple(row[0] for row in layout))
 
 
-FORMATS: dict[int, Format] = {
-    1: _format(Protocol.NETFLOW_V1, _TIMES, 48, [*_ADDRESSES, *_COUNTERS, *_V1_TAIL]),
-    5: _format(Protocol.NETFLOW_V5, [*_TIMES, *_V5_HEADER], 48, [*_ADDRESSES, *_COUNTERS, *_ROUTING]),
-    7: _format(Protocol.NETFLOW_V7, [*_TIMES, *_V7_HEADER], 52, [*_ADDRESSES, *_COUNTERS, *_V7_TAIL]),
+_LAYOUTS = {
+    1: (Protocol.NETFLOW_V1, _TIMES, 48, [*_ADDRESSES, *_COUNTERS, *_V1_TAIL]),
+    5: (Protocol.NETFLOW_V5, [*_TIMES, *_V5_HEADER], 48, [*_ADDRESSES, *_COUNTERS, *_ROUTING]),
+    7: (Protocol.NETFLOW_V7, [*_TIMES, *_V7_HEADER], 52, [*_ADDRESSES, *_COUNTERS, *_V7_TAIL]),
 }
+VERSIONS = tuple(_LAYOUTS)
+
+
+class _Formats(dict[int, Format]):
+    """Made when first asked for: an import must not read the registry of elements."""
+
+    def __missing__(self, version: int) -> Format:
+        self[version] = _format(*_LAYOUTS[version])
+        return self[version]
+
+
+FORMATS = _Formats()  # by version
 
 
 def decode(packets: PacketBatch, rows: I32, state: object, now_ns: int, problems: Problems) -> Decoded:
@@ -107,7 +121,7 @@ def decode(packets: PacketBatch, rows: I32, state: object, now_ns: int, problems
     records that are there (at most ``count``) are decoded, other octets become an OpaqueSet.
     """
     version = int(packets.data[rows[0], 1]) if len(rows) and packets.data.shape[1] > 1 else 5
-    form = FORMATS.get(version, FORMATS[5])
+    form = FORMATS[version if version in VERSIONS else 5]
     size = form.header.itemsize
     length = packets.length[rows].astype(np.int64)
     short = length < size
@@ -181,8 +195,8 @@ class Encoder:
     def __init__(
         self, observation_domain_id: int = 1, max_octets: int = 1400, version: int = 5, boot_ns: int = 0
     ) -> None:
-        if version not in FORMATS:
-            raise EncodeError(f"no NetFlow version {version} here; use {', '.join(map(str, FORMATS))}")
+        if version not in VERSIONS:
+            raise EncodeError(f"no NetFlow version {version} here; use {', '.join(map(str, VERSIONS))}")
         if version == 5 and not 0 <= observation_domain_id <= 0xFFFF:
             raise EncodeError(f"a v5 engine has 16 bits, not {observation_domain_id}; use 0 to 65535")
         self.form = FORMATS[version]

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pyflowx.batch import FlowBatch, Octets
 from pyflowx.elements import default_registry
 from pyflowx.wire import section
-from pyflowx.wire.headers import MAX_EXTENSIONS, MAX_LINK_LAYERS, MAX_TUNNELS, Has, HeaderProtocol, Headers, dissect
+from pyflowx.wire.headers import MAX_TUNNELS, Has, HeaderProtocol, Headers, dissect
+from pyflowx.wire.internet import MAX_EXTENSIONS
+from pyflowx.wire.layers import MAX_LINK_LAYERS
 
 # --- the oracle: RFC by RFC, one packet, no arrays ------------------------------------------------
 

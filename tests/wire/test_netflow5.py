@@ -19,7 +19,7 @@ from pyflowx.elements import default_registry
 from pyflowx.errors import EncodeError
 from pyflowx.wire import netflow5
 
-VERSIONS = sorted(netflow5.FORMATS)
+VERSIONS = netflow5.VERSIONS
 EXPORT_NS = 1_700_000_000_123_456_789
 # one record of v5 as struct says it: every field another value
 V5_RECORD = struct.pack(
