@@ -1,19 +1,20 @@
-"""Counts flows and writes nothing: the cost of everything before the output."""
+"""Counts and writes nothing: the cost of everything before the output."""
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from pyflowx.common import CommonBatch
+from pyflowx.decoded import Decoded
 
 
 class Discard:
-    """A :class:`~pyflowx.sinks.Sink` of anything that has a length."""
+    """A :class:`~pyflowx.sinks.Sink` of both formats; ``rows`` counts flows, or messages if it is given Decoded."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.octets = 0
 
-    def write(self, batch: Sized) -> None:
-        self.rows += len(batch)
+    def write(self, batch: CommonBatch | Decoded) -> None:
+        self.rows += len(batch.messages if isinstance(batch, Decoded) else batch)
 
     def flush(self) -> None:
         """Nothing is held back."""

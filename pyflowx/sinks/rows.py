@@ -50,11 +50,16 @@ def cell(lead: bytes, value: Value, trail: bytes = b"") -> Cell:
 
 
 class RowWriter:
-    """Renders rows between ``begin`` and ``end`` with ``separator`` between cells; ``nulls`` as in ``_rows.c``."""
+    """Renders rows between ``begin`` and ``end`` with ``separator`` between cells; ``nulls`` as in ``_rows.c``.
 
-    def __init__(self, begin: bytes, separator: bytes, end: bytes, nulls: bool = False) -> None:
+    ``capacity`` is the size in octets of a piece of text; a longer row makes it grow.
+    """
+
+    def __init__(
+        self, begin: bytes, separator: bytes, end: bytes, *, nulls: bool = False, capacity: int = _CAPACITY
+    ) -> None:
         self._frame = begin, separator, end, nulls
-        self._out = bytearray(_CAPACITY)
+        self._out = bytearray(capacity)
 
     def chunks(self, cells: tuple[Cell, ...], n: int, ends: I64 | None = None) -> Iterator[tuple[int, memoryview]]:
         """n rows as (rows, text) pieces, each valid until the next; ``ends`` takes the end of each row in its piece."""

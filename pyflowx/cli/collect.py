@@ -1,0 +1,201 @@
+"""``pyflowx collect``: receive flow export, write flows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pyflowx.collecting import Collector
+    from pyflowx.sinks import Sink
+    from pyflowx.transport.udp import UdpReceiver
+
+DEFAULT_PORT = 9995
+RECV_BUFFER = 8 << 20  # holds half a second of 10,000 datagrams of 1400 octets a second
+
+EPILOG = """
+\b
+Examples:
+  pyflowx collect -p 9995                          export messages as they are, one JSON line each
+  pyflowx collect -p 9995 -f common                flows, one JSON line each
+  pyflowx collect -p 6343 -t sflow -f common -o flows.json
+  pyflowx collect -H :: -p 4739 -f common | jq .src_addr
+  pyflowx collect --pcap export.pcap -f common     out of a capture file
+  pyflowx collect -p 9995 -f common -s discard     count only
+"""
+
+
+@click.command(short_help="Receive NetFlow, IPFIX and sFlow; write flows.", epilog=EPILOG)
+@click.option("-H", "--host", default="0.0.0.0", show_default=True, help="Address to listen on; :: is IPv6 and IPv4.")  # noqa: S104 # a collector listens
+@click.option("-p", "--port", type=click.IntRange(0, 65535), help="UDP port to listen on, 9995 if not given; 0: any.")
+@click.option(
+    "-t",
+    "--type",
+    "kind",
+    type=click.Choice(["auto", "netflow", "sflow"]),
+    default="auto",
+    show_default=True,
+    help="What to accept; netflow is v1, v5, v7, v9 and IPFIX.",
+)
+@click.option(
+    "-f",
+    "--format",
+    "form",
+    type=click.Choice(["raw", "common"]),
+    default="raw",
+    show_default=True,
+    help="raw: export messages with all they hold; common: flows with the same columns for every protocol.",
+)
+@click.option(
+    "-s",
+    "--serialization",
+    type=click.Choice(["json", "ndjson", "discard"]),
+    default="json",
+    show_default=True,
+    help="json (also called ndjson): one object a line; discard: decode and count only.",
+)
+@click.option("-o", "--output", default="-", show_default="stdout", help="File that lines are appended to.")
+@click.option(
+    "--recv-buffer",
+    type=click.IntRange(1024),
+    default=RECV_BUFFER,
+    show_default=True,
+    help="Octets that the kernel may queue for us.",
+)
+@click.option(
+    "--pcap",
+    multiple=True,
+    metavar="FILE",
+    help="Read capture files instead of the network, - is stdin; -p narrows to a UDP port.",
+)
+def command(**options: Any) -> None:
+    """Receive NetFlow v5, v9, IPFIX and sFlow v5 on one UDP port and write what they say.
+
+    Ctrl-C ends it: what has arrived is written first, a summary goes to stderr.
+    """
+    # NumPy would start a thread of OpenBLAS for every core, which takes longer than all the rest of our start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    run(**options)
+
+
+def run(
+    *,
+    host: str,
+    port: int | None,
+    kind: str,
+    form: str,
+    serialization: str,
+    output: str,
+    recv_buffer: int,
+    pcap: tuple[str, ...],
+) -> None:
+    """The command with its options as arguments."""
+    from pyflowx.collecting import Collector, consume_common
+    from pyflowx.wire import Decoder
+
+    sink = make_sink(form, serialization, output)
+    consume = consume_common(sink) if form == "common" else sink.write
+    collector = Collector(Decoder(protocols=accepted(kind)), sink, consume)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: on_signal(collector))
+    with closing(collector):
+        if pcap:
+            read_captures(collector, sink, pcap, port)
+            return
+        with listen(host, DEFAULT_PORT if port is None else port, recv_buffer, collector.wake_fd) as receiver:
+            try:
+                collector.run(receiver)
+            finally:
+                summarise(collector, sink, receiver.dropped)
+
+
+def read_captures(collector: Collector, sink: Sink[Any], paths: tuple[str, ...], port: int | None) -> None:
+    """One after the other, each to its end or to what is wrong with it."""
+    from pyflowx.transport.capture import CaptureReader
+
+    try:
+        for path in paths:
+            if collector.is_stopping:
+                break
+            with CaptureReader(path, port, wake_fd=collector.wake_fd) as reader:
+                collector.run(reader)
+                if reader.problem:
+                    say(f"{path}: {reader.problem}")
+    finally:
+        summarise(collector, sink, 0)
+
+
+def say(message: str) -> None:
+    """Everything that is not data goes to stderr."""
+    print(f"pyflowx: {message}", file=sys.stderr)
+
+
+def make_sink(form: str, serialization: str, output: str) -> Sink[Any]:
+    """The sink for what the options say; a format's module is imported when it is asked for."""
+    if serialization == "discard":
+        from pyflowx.sinks.discard import Discard
+
+        return Discard()
+    from pyflowx.sinks.target import Target
+
+    target = Target(output)
+    if form == "common":
+        from pyflowx.sinks.ndjson import CommonNdjson
+
+        return CommonNdjson(target)
+    from pyflowx.sinks.raw import RawNdjson
+
+    return RawNdjson(target)
+
+
+def accepted(kind: str) -> frozenset[Any]:
+    """The protocols of ``--type``."""
+    from pyflowx.decoded import Protocol
+
+    sflow = frozenset({Protocol.SFLOW_V5})
+    return {"auto": frozenset(Protocol), "sflow": sflow, "netflow": frozenset(Protocol) - sflow}[kind]
+
+
+def listen(host: str, port: int, recv_buffer: int, wake_fd: int) -> UdpReceiver:
+    from pyflowx.transport.udp import UdpReceiver
+
+    receiver = UdpReceiver([(host, port)], recv_buffer=recv_buffer, wake_fd=wake_fd)
+    for address, number in receiver.addresses:
+        say(f"listening on {address} UDP port {number}")
+    if receiver.warning:
+        say(receiver.warning)
+    return receiver
+
+
+def on_signal(collector: Collector) -> None:
+    """The first signal ends the collector in good order, a second one at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    collector.stop()
+
+
+def summarise(collector: Collector, sink: Sink[Any], dropped: int) -> None:
+    """What came in, what went out, what was lost and why."""
+    from pyflowx.decoded import Reason
+
+    counters = collector.counters
+    say(f"{counters.datagrams} datagrams, {counters.octets} octets from {len(counters.exporters)} exporters received")
+    for protocol, counts in sorted(counters.protocols.items()):
+        say(
+            f"{protocol.name}: {counts.messages} messages, {counts.flows} flows, {counts.options} options records, "
+            f"{counts.templates} Templates"
+        )
+    say(f"{sink.rows} rows, {sink.octets} octets written")
+    found = [f"{reason.name} {counters.problems[reason]}" for reason in Reason if counters.problems[reason]]
+    if found:
+        say("problems: " + ", ".join(found))
+    if dropped:
+        say(
+            f"{dropped} datagrams were dropped by the kernel because its buffer was full; "
+            "give more with --recv-buffer (without root: sysctl -w net.core.rmem_max=... first)"
+        )
