@@ -66,7 +66,7 @@ class CaptureReader:
     on gives everything before that; :attr:`problem` then says where and why reading ended.
 
     Iterate for :class:`~pyflowx.batch.PacketBatch` es of at most :data:`MAX_ROWS` datagrams, or call :meth:`receive`
-    while not :attr:`exhausted`. ``wake_fd``: a file descriptor that ends a :meth:`receive` which waits for a pipe when it
+    while not :attr:`exhausted`. ``wake_fd``: a descriptor that ends a :meth:`receive` which waits for a pipe when it
     becomes readable (it is not read here).
     """
 
@@ -89,10 +89,10 @@ class CaptureReader:
     @property
     def problem(self) -> str | None:
         """Why the end of the capture was not reached, in words; None where it was, or may still be."""
-        if self._format is not None and self._format.problem is not None:
-            return f"{self._format.problem}; reading ended there"
         if self._window.source.error is not None:
             return self._window.source.error
+        if self._format is not None and self._format.problem is not None:
+            return f"{self._format.problem}; reading ended there"
         cut = self.exhausted and (len(self._window) or self._window.is_skipping)
         return f"ends inside the record at octet {self._window.offset + self._window.position}" if cut else None
 

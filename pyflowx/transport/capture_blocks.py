@@ -321,8 +321,10 @@ def to_nanoseconds(ticks: Array, unit: int) -> I64:
     elif power <= 9:
         scale = 10 ** (9 - power)
         ns = np.minimum(ticks, np.uint64(LATEST // scale)) * np.uint64(scale)
-    else:
-        ns = ticks // np.uint64(min(10 ** (power - 9), 2**64 - 1))
+    elif power <= 28:
+        ns = ticks // np.uint64(10 ** (power - 9))
+    else:  # all 64 bits are less than a nanosecond
+        ns = np.zeros_like(ticks)
     return np.minimum(ns, np.uint64(LATEST)).astype(np.int64)
 
 
@@ -339,5 +341,5 @@ def recognise(window: Window) -> Pcap | PcapNg | None:
     if head[:4] == _SECTION:
         return PcapNg(window)
     if not head:
-        raise ConfigError(f"is empty; {_ACCEPTED}")
+        raise ConfigError(f"{window.source.error or 'is empty'}; {_ACCEPTED}")
     raise ConfigError(f"is {_KNOWN_OTHERS.get(head[:4], 'no capture file')}; {_ACCEPTED}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import stat
@@ -118,16 +119,25 @@ class GzipSource:
                 if not self._input.startswith(GZIP_MAGIC[: len(self._input)]):
                     return 0
                 self._member = self._zlib.decompressobj(_GZIP_WBITS)
-            try:
-                octets = self._member.decompress(self._input, len(target))
-            except self._zlib.error as error:
-                self.error = f"the gzip data is damaged: {error}"
-                return 0
-            self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            octets = self._unpack(len(target))
             if octets:
                 target[: len(octets)] = octets
                 return len(octets)
         return 0
+
+    def _unpack(self, most: int) -> bytes:
+        """Decompress of the input what gives up to ``most`` octets; all before the damage where it is damaged."""
+        before = self._member.copy()
+        try:
+            octets = self._member.decompress(self._input, most)
+        except self._zlib.error as error:  # zlib keeps what this call gave to itself
+            self.error = f"the gzip data is damaged: {error}"
+            parts: list[bytes] = []
+            with contextlib.suppress(self._zlib.error):
+                parts.extend(before.decompress(self._input[at : at + 1]) for at in range(len(self._input)))
+            return b"".join(parts)
+        self._input = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+        return octets
 
     def _read(self) -> bool:
         """Read compressed octets, without waiting for them."""
