@@ -29,7 +29,6 @@ struct flow_value {
 	__u64 l2_octets; /* frames without FCS (IANA layer2OctetDeltaCount) */
 	__u64 first_ns;	 /* CLOCK_MONOTONIC */
 	__u64 last_ns;
-	__u64 jiffy;	  /* when last_ns was written; the programs' own */
 	__u32 tcp_flags;  /* 12 bits, OR of all packets */
 	__u32 length_min; /* IP length */
 	__u32 length_max;
@@ -37,6 +36,7 @@ struct flow_value {
 	__u8 ttl_max;
 	__u8 icmp_type; /* of the first packet */
 	__u8 icmp_code;
+	__u64 jiffy; /* when last_ns was written; the programs' own */
 };
 
 enum flow_direction {

@@ -32,15 +32,15 @@ KEY_DTYPE = np.dtype(
 # struct flow_value. octets counts IP octets (IANA octetDeltaCount), l2_octets whole frames without FCS
 # (layer2OctetDeltaCount); both as the wire has them: a GSO super-packet counts as its segments with their
 # headers. Times are ns of CLOCK_MONOTONIC, see Meter.offset_ns(). tcp_flags: 12 bits, OR of all packets.
-# length_min and length_max are IP lengths. icmp_type and icmp_code are the first packet's.
-VALUE_DTYPE = np.dtype(
+# length_min and length_max are IP lengths. icmp_type and icmp_code are the first packet's. Of a busy flow
+# last_ns may be up to 15 packets and one jiffy of the kernel (1 to 10 ms) old, see bpf/meter.h.
+_VALUE_FIELDS = np.dtype(
     [
         ("packets", "=u8"),
         ("octets", "=u8"),
         ("l2_octets", "=u8"),
         ("first_ns", "=u8"),
         ("last_ns", "=u8"),
-        ("jiffy", "=u8"),
         ("tcp_flags", "=u4"),
         ("length_min", "=u4"),
         ("length_max", "=u4"),
@@ -49,6 +49,13 @@ VALUE_DTYPE = np.dtype(
         ("icmp_type", "u1"),
         ("icmp_code", "u1"),
     ]
+)
+VALUE_DTYPE = np.dtype(
+    {
+        "names": list(_VALUE_FIELDS.names or ()),
+        "formats": [_VALUE_FIELDS[name] for name in _VALUE_FIELDS.names or ()],
+        "itemsize": _VALUE_FIELDS.itemsize + 8,  # the programs' own jiffy
+    }
 )
 
 STATISTIC_DTYPE = np.dtype([("packets", "=u8"), ("octets", "=u8")])  # struct statistic

@@ -1,0 +1,232 @@
+"""Attaches programs to interfaces by netlink, and detaches no one else's.
+
+*Ours* is told from foreign by name: XDP programs are called ``pyflowx_...``, TC filters
+``pyflowx/<program id>``. Ours is *live* while its process holds the abstract Unix socket of that
+program id (:class:`Claim`); the kernel closes it with the process, however that ends. What is ours and
+not live was left over and is removed. Such sockets belong to a network namespace, as interfaces do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+import socket
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from pyflowx.errors import ConfigError, KernelError
+from pyflowx.kernel.syscall import PRIVILEGE, TCX_EGRESS, TCX_INGRESS, Program, tcx_programs
+
+_UPDATE_IF_NOEXIST, _SKB_MODE, _DRV_MODE, _REPLACE = 1, 2, 4, 16  # XDP_FLAGS_*, linux/if_link.h
+_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of clsact, linux/pkt_sched.h
+_TCX = {"ingress": TCX_INGRESS, "egress": TCX_EGRESS}
+_PRIORITY = 1  # the first; a new BPF filter comes before older ones of its priority
+_PREFIX = "pyflowx_"
+
+
+class Attachment(NamedTuple):
+    """A program at a hook: ``xdp`` (native), ``xdp-generic`` or ``tc``; ``ingress`` or ``egress``."""
+
+    interface: str
+    ifindex: int
+    hook: str
+    direction: str
+
+
+class Filter(NamedTuple):
+    """A filter of clsact. ``program`` is its program id where it is ours, else None."""
+
+    priority: int
+    handle: int
+    name: str
+    program: int | None
+
+
+class Claim:
+    """Says to other exporters, for as long as the process lives, that the program is in use."""
+
+    def __init__(self, program_id: int) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with contextlib.suppress(OSError):  # the name is taken: then that says the same
+            self._socket.bind(self._name(program_id))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    @staticmethod
+    def _name(program_id: int) -> str:
+        return f"\0pyflowx/program/{program_id}"
+
+    @classmethod
+    def is_live(cls, program_id: int) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.connect(cls._name(program_id))
+            except ConnectionRefusedError:
+                return False
+            return True
+
+
+def describe(program_id: int) -> str:
+    """``program 12 (name)``, for messages."""
+    program = Program.by_id(program_id)
+    if program is None:
+        return f"program {program_id}"
+    with program:
+        return f"program {program_id} ({program.info().name})"
+
+
+class Links:
+    """The interfaces of this network namespace. Errors: KernelError, and ConfigError for an unknown interface."""
+
+    def __init__(self) -> None:
+        from pyroute2 import IPRoute
+        from pyroute2.netlink.exceptions import NetlinkError
+
+        self._refusal: type[Exception] = NetlinkError
+        self._ip = IPRoute()
+        self._clsact: set[int] = set()  # interfaces whose clsact goes when its last filter goes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._ip.close()
+
+    def index(self, interface: str) -> int:
+        found = self._ip.link_lookup(ifname=interface)
+        if not found:
+            names = ", ".join(sorted(link.get_attr("IFLA_IFNAME") for link in self._ip.get_links()))
+            raise ConfigError(f"no interface {interface}; there are {names}")
+        return int(found[0])
+
+    def is_loopback(self, ifindex: int) -> bool:
+        return bool(self._link(ifindex)["flags"] & 0x8)  # IFF_LOOPBACK
+
+    def driver(self, ifindex: int) -> str:
+        """The kind of a software interface (``veth``, ``bridge`` ...), empty for others."""
+        info = self._link(ifindex).get_attr("IFLA_LINKINFO")
+        return str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
+
+    def _link(self, ifindex: int) -> Any:
+        return next(iter(self._ip.get_links(ifindex)))
+
+    # XDP
+
+    def xdp(self, ifindex: int) -> tuple[int, int] | None:
+        """(flags of the mode, program id) of what is attached at XDP."""
+        xdp = self._link(ifindex).get_attr("IFLA_XDP")
+        if xdp is not None:
+            for mode, name in ((_DRV_MODE, "IFLA_XDP_DRV_PROG_ID"), (_SKB_MODE, "IFLA_XDP_SKB_PROG_ID")):
+                program_id = xdp.get_attr(name)
+                if program_id:
+                    return mode, program_id
+        return None
+
+    def attach_xdp(self, ifindex: int, program: Program, native: bool) -> int:
+        """0, or the errno with which the kernel or the driver refuses."""
+        mode = _DRV_MODE if native else _SKB_MODE
+        return self._set_xdp(ifindex, ("IFLA_XDP_FD", program.fd), _UPDATE_IF_NOEXIST | mode)
+
+    def detach_xdp(self, ifindex: int, program: Program, mode: int) -> None:
+        """Detach this program and no other; no error where it or the interface has gone."""
+        self._set_xdp(ifindex, ("IFLA_XDP_FD", -1), _REPLACE | mode, ("IFLA_XDP_EXPECTED_FD", program.fd))
+
+    def _set_xdp(self, ifindex: int, fd: tuple[str, int], flags: int, *more: tuple[str, int]) -> int:
+        try:
+            self._ip.link("set", index=ifindex, xdp={"attrs": [fd, ("IFLA_XDP_FLAGS", {"value": flags}), *more]})
+        except self._refusal as error:
+            return self._code(error)
+        return 0
+
+    # TC
+
+    def filters(self, ifindex: int, direction: str) -> list[Filter]:
+        """The filters of clsact in one direction."""
+        found = []
+        for message in self._ip.get_filters(index=ifindex, parent=_PARENTS[direction]):
+            options = message.get_attr("TCA_OPTIONS")
+            if options is None or not message["handle"]:
+                continue  # the entry of the priority, not of a filter
+            name = str(options.get_attr("TCA_BPF_NAME") or "") if message.get_attr("TCA_KIND") == "bpf" else ""
+            ours = re.fullmatch(r"pyflowx/(\d+)", name)
+            found.append(Filter(message["info"] >> 16, message["handle"], name, int(ours[1]) if ours else None))
+        return found
+
+    def attach_tc(self, ifindex: int, program: Program, direction: str) -> int:
+        """Put the program before all filters; returns the handle of ours."""
+        ahead = tcx_programs(ifindex, _TCX[direction])
+        if ahead:
+            raise KernelError(
+                f"{describe(ahead[0])} is attached at TCX {direction} and may decide on packets before we see them; "
+                "detach it, or use --hook xdp for ingress"
+            )
+        self._add_clsact(ifindex)
+        program_id = program.info().id
+        try:
+            self._ip.tc(
+                "add-filter",
+                "bpf",
+                ifindex,
+                fd=program.fd,
+                name=f"pyflowx/{program_id}",
+                parent=_PARENTS[direction],
+                prio=_PRIORITY,
+                direct_action=True,
+            )
+        except self._refusal as error:
+            self._code(error)
+            raise KernelError(
+                f"cannot attach at TC {direction}: {error}; is another kind of filter at priority {_PRIORITY} "
+                "(tc filter show), or a qdisc ingress instead of clsact (tc qdisc show)?"
+            ) from error
+        return next(f.handle for f in self.filters(ifindex, direction) if f.program == program_id)
+
+    def detach_tc(self, ifindex: int, direction: str, handle: int) -> None:
+        """Remove a filter of ours, and clsact with the last one where it was made for us."""
+        with contextlib.suppress(self._refusal):
+            self._ip.tc("del-filter", "bpf", ifindex, handle=handle, parent=_PARENTS[direction], prio=_PRIORITY)
+        if ifindex in self._clsact and not any(self.filters(ifindex, side) for side in _PARENTS):
+            with contextlib.suppress(self._refusal):
+                self._ip.tc("del", "clsact", ifindex)
+
+    def _add_clsact(self, ifindex: int) -> None:
+        if any(f.program for side in _PARENTS for f in self.filters(ifindex, side)):
+            self._clsact.add(ifindex)  # made by an exporter that may end before us
+        try:
+            self._ip.tc("add", "clsact", ifindex)
+        except self._refusal as error:
+            if self._code(error) != errno.EEXIST:
+                raise KernelError(f"cannot add the qdisc clsact: {error}; it needs CONFIG_NET_SCH_INGRESS") from error
+        else:
+            self._clsact.add(ifindex)
+
+    def _code(self, error: Exception) -> int:
+        code = int(getattr(error, "code", 0))
+        if code == errno.EPERM:
+            raise KernelError(f"cannot attach to an interface: permission denied; {PRIVILEGE}") from error
+        return code
+
+    # left-overs
+
+    def remove_left_overs(self, ifindex: int) -> None:
+        """Detach what exporters that are no more have left at this interface."""
+        attached = self.xdp(ifindex)
+        if attached is not None:
+            mode, program_id = attached
+            program = Program.by_id(program_id)
+            if program is not None:
+                with program:
+                    if program.info().name.startswith(_PREFIX) and not Claim.is_live(program_id):
+                        self.detach_xdp(ifindex, program, mode)
+        for direction in _PARENTS:
+            for found in self.filters(ifindex, direction):
+                if found.program is not None and not Claim.is_live(found.program):
+                    self._clsact.add(ifindex)
+                    self.detach_tc(ifindex, direction, found.handle)
