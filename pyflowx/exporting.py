@@ -184,7 +184,7 @@ class ExportConfig:
     inactive_timeout: float = 15
     template_refresh_rate: float = 300
     observation_domain_id: int = 1
-    max_flows: int = 1 << 20
+    max_flows: int = 1 << 18
 
 
 @dataclass(slots=True)

@@ -92,13 +92,18 @@ def link_up() -> None:
             run("ip", "-n", namespace, "neigh", "replace", host, "lladdr", MAC[other], "dev", "wire")
 
 
-def interface_counters() -> tuple[int, int]:
-    """Packets and octets of the metered interface, received and sent."""
+def link_down() -> None:
+    """No packet comes any more: the interface's counters and the meter end at the same one."""
+    run("ip", "-n", HERE, "link", "set", "dev", "wire", "down")
+
+
+def interface_counters() -> dict[str, dict[str, int]]:
+    """The metered interface's own counters: ``rx`` and ``tx``, each with packets, bytes ..."""
     (link,) = json.loads(run("ip", "-n", HERE, "-s", "-j", "link", "show", "dev", "wire"))
-    stats = link["stats64"]
+    stats: dict[str, dict[str, int]] = link["stats64"]
     if stats["tx"]["dropped"] or stats["rx"]["dropped"]:
         raise Failed(f"the link dropped packets, so its counters cannot be compared: {stats}")
-    return stats["rx"]["packets"] + stats["tx"]["packets"], stats["rx"]["bytes"] + stats["tx"]["bytes"]
+    return stats
 
 
 class Program:
@@ -238,25 +243,29 @@ def found(pattern: str, lines: list[str]) -> tuple[int, ...]:
 
 def compare(exporter: Program, collector: Program) -> None:
     """The table of totals; raises :class:`Failed` where they differ."""
-    packets, octets = interface_counters()
-    metered, ip_octets = found(r"metered +(\d+) packets?, (\d+) IP octets", exporter.messages)
+    link = interface_counters()
+    rx, tx = link["rx"], link["tx"]
+    metered = found(r"metered (\d+) packets?, (\d+) IP octets", exporter.messages)
     others, other_octets = found(r"not ip: (\d+) packets?, (\d+) octets", exporter.messages)
     received = sum(flow["packets"] for flow in collector.flows), sum(flow["bytes"] for flow in collector.flows)
-    headers = ETHERNET_HEADER * (packets - others)
-    on_the_wire = packets - others, octets - other_octets - headers
-    rows = [("interface, received and sent", packets, octets)]
-    if others:
-        rows.append(("  less frames that are not IP", -others, -other_octets))
-    rows += [
-        ("  less Ethernet headers, 14 octets each", 0, -headers),
-        ("interface, IP", *on_the_wire),
-        ("kernel maps", metered, ip_octets),
+    # veth counts what an XDP program receives without its Ethernet header, and what is sent with it.
+    headers = ETHERNET_HEADER * tx["packets"]
+    not_ip = others, other_octets - ETHERNET_HEADER * others
+    ip = rx["packets"] + tx["packets"] - not_ip[0], rx["bytes"] + tx["bytes"] - headers - not_ip[1]
+    rows = [
+        ("interface, received", rx["packets"], rx["bytes"]),
+        ("interface, sent", tx["packets"], tx["bytes"]),
+        ("  less Ethernet headers of those sent", 0, -headers),
+        ("  less frames that are not IP", -not_ip[0], -not_ip[1]),
+        ("interface, IP", *ip),
+        ("kernel maps", *metered),
         (f"collector, {len(collector.flows)} flow records", *received),
     ]
-    say(f"\n          {'':<42} {'packets':>12} {'octets':>14}")
+    say(f"\n          {'':<40} {'packets':>12} {'octets':>14}")
     for name, count, size in rows:
-        say(f"          {name:<42} {f'{count:,}' if count else '':>12} {size:>14,}")
-    if not (on_the_wire == (metered, ip_octets) == received and packets):
+        if count or size:
+            say(f"          {name:<40} {f'{count:,}' if count else '':>12} {size:>14,}")
+    if not ip == metered == received or not ip[0]:
         raise Failed("the totals differ")
     say("\n          Equal.")
 
@@ -270,13 +279,14 @@ def demo(stack: contextlib.ExitStack) -> None:
     stack.callback(collector.kill)
     exporter = Program(
         *(HERE, "export", "-i", "wire", "-H", "198.51.100.2", "-p", str(PORT)),
-        *("--active-timeout", "3", "--inactive-timeout", "2"),
+        *("--hook", "xdp", "--active-timeout", "3", "--inactive-timeout", "2"),
     )
     stack.callback(exporter.kill)
     exporter.wait_for("metering")
     link_up()
     say(f"\ntraffic   TCP and UDP, IPv4 and IPv6, for {ROUNDS // 2} seconds; flows as they end:\n")
     traffic()
+    link_down()
     say("\nend       detach, drain the maps, send what is left")
     exporter.end()
     collector.end()

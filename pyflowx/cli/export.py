@@ -86,23 +86,23 @@ def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], se
     """The lines that say where everything went."""
     c = counters
     packets = _plural(c.packets_metered, "packet")
-    yield f"metered   {packets}, {c.octets_metered} IP octets, {c.l2_octets_metered} octets on layer 2"
+    yield f"metered {packets}, {c.octets_metered} IP octets, {c.l2_octets_metered} octets on layer 2"
     for name, (count, octets) in statistics.items():
         if count and name not in IN_FLOWS:
-            yield f"left out  {name.replace('_', ' ')}: {_plural(count, 'packet')}, {octets} octets on layer 2"
+            yield f"left out {name.replace('_', ' ')}: {_plural(count, 'packet')}, {octets} octets on layer 2"
     reasons = ", ".join(f"{reason.name.lower().replace('_', ' ')} {n}" for reason, n in sorted(c.flows.items()))
-    yield f"exported  {_plural(c.flows.total(), 'flow')}" + (f" ({reasons})" if reasons else "")
+    yield f"exported {_plural(c.flows.total(), 'flow')}" + (f" ({reasons})" if reasons else "")
     if full := statistics.get("map_full", (0, 0))[0]:
-        yield f"map full  {_plural(full, 'packet')} counted without their flow; a larger --max-flows keeps them apart"
+        yield f"map full: {_plural(full, 'packet')} counted without their flow; a larger --max-flows keeps them apart"
     templates = f"{c.template_messages} of them with Templates"
-    yield f"sent      {_plural(c.messages, 'message')} ({templates}), {c.message_octets} octets"
+    yield f"sent {_plural(c.messages, 'message')} ({templates}), {c.message_octets} octets"
     for send in sends:
         if send.lost:
-            yield f"lost      {_plural(send.lost, 'message')} that the kernel refused: {send.last_error}"
+            yield f"lost {_plural(send.lost, 'message')} that the kernel refused: {send.last_error}"
         if send.reports:
-            yield f"unheard   {_plural(send.reports, 'report')} that messages did not arrive; is the collector running?"
+            yield f"unheard: {_plural(send.reports, 'report')} that messages did not arrive; is the collector running?"
     if c.slow_ticks:
-        yield f"slow      {_plural(c.slow_ticks, 'tick')} of {c.ticks} took longer than a second"
+        yield f"slow: {_plural(c.slow_ticks, 'tick')} of {c.ticks} took longer than a second"
 
 
 @click.command("export", epilog=EPILOG, short_help="Meter an interface in the kernel; send IPFIX.")
@@ -130,9 +130,9 @@ def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], se
 @click.option(
     "--max-flows",
     type=click.IntRange(1, 1 << 24),
-    default=1 << 20,
+    default=1 << 18,
     show_default=True,
-    help="Capacity of the kernel's map and of the flow table; when full, the oldest flows end early.",
+    help="Flows at once, in the kernel (some 350 octets each) and in the flow table; when full, the oldest end early.",
 )
 def command(
     interfaces: tuple[str, ...],
@@ -165,7 +165,7 @@ def command(
         _signals(exporter),
     ):
         for at in exporter.start():
-            click.echo(f"metering {at.interface} {at.direction} ({at.hook})", err=True)
+            click.echo(f"pyflowx: metering {at.interface} {at.direction} ({at.hook})", err=True)
         exporter.run()
         for line in summary(exporter.counters, meter.statistics(), sender.counts):
-            click.echo(line, err=True)
+            click.echo(f"pyflowx: {line}", err=True)

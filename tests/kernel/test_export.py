@@ -105,7 +105,7 @@ def export(stack, *options, links=("wire",)):
 
 def summary(program):
     """The numbers of each of the summary's lines, by its first word."""
-    return {line.split()[0]: [int(n) for n in re.findall(r"\d+", line)] for line in program.messages}
+    return {line.split()[1].strip(":"): [int(n) for n in re.findall(r"\d+", line)] for line in program.messages}
 
 
 def attached(namespace=HERE):
@@ -137,7 +137,7 @@ def statistics(namespace):
     return link["stats64"]
 
 
-@pytest.mark.parametrize("hook", ["auto", "tc"])
+@pytest.mark.parametrize("hook", ["xdp", "tc"])
 def test_totals_are_equal_over_a_million_packets_while_the_maps_swap(stack, hook):
     collector = Collector(stack)
     program = export(stack, "--hook", hook, "--active-timeout", "2", "--inactive-timeout", "1")
@@ -150,6 +150,7 @@ def test_totals_are_equal_over_a_million_packets_while_the_maps_swap(stack, hook
         for sender in senders:
             sender.send(payloads(size, 50))
         time.sleep(0.05)  # over more ticks
+    demo.link_down()
     assert sum(count.sent for sender in senders for count in sender.counts) == 1_000_000
     program.end()
     collector.end()
@@ -157,6 +158,7 @@ def test_totals_are_equal_over_a_million_packets_while_the_maps_swap(stack, hook
     lost = link["tx"]["dropped"]  # metered, but the other end had no room
     packets = link["rx"]["packets"] + link["tx"]["packets"] + lost
     octets = link["rx"]["bytes"] + link["tx"]["bytes"] + lost * (size + 42)
+    octets += 14 * link["rx"]["packets"] * (hook == "xdp")  # veth leaves out the Ethernet header then
     lines = summary(program)
     assert packets > 900_000
     assert lines["metered"] == [packets, octets - 14 * packets, octets, 2]
@@ -276,7 +278,7 @@ def test_nobody_listens_is_counted_and_does_not_stop_it(stack):
         sender.send(payloads(10, 3))
         time.sleep(2.2)
     program.end()
-    assert any(line.startswith("unheard") for line in program.messages)
+    assert any("unheard" in line for line in program.messages)
     assert attached() == []
 
 
