@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+from pyflowx.batch import V4_MAPPED, FlowBatch, Octets
+from pyflowx.decoded import Decoded, Messages, Protocol
+from pyflowx.elements import default_registry
 
 # Machines differ in speed and nothing here tests time.
 settings.register_profile("pyflowx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -35,3 +43,54 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if not reason.startswith(PROBE) and not hasattr(report, "wasxfail"):
             reporter.write_line(f"skipped without a probe: {report.nodeid}: {reason}", red=True)
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def make_decoded() -> Callable[..., Decoded]:
+    """Decoded by hand: ``make_decoded({"octetDeltaCount": [1, 2], "protocolIdentifier:2": [6, 6]})``.
+
+    A key is an element by name or ``pen/id``, with a length behind a colon where it is not the natural one.
+    A value is a column; byte strings make Octets. Every record is in a Message of its own unless ``message`` says
+    otherwise; what else a Message has can be given by name.
+    """
+
+    def make(
+        columns: Mapping[str, Sequence[Any]],
+        protocol: Protocol = Protocol.IPFIX,
+        message: Sequence[int] | None = None,
+        scope_count: int = 0,
+        template_id: int = 256,
+        **facts: Any,
+    ) -> Decoded:
+        fields, data = [], []
+        for key, values in columns.items():
+            name, _, length = key.rstrip("+").partition(":")  # a + tells a repeated element from the first
+            field = default_registry().field(name, int(length) if length else None)
+            fields.append(field)
+            if isinstance(values, np.ndarray):
+                data.append(values)
+            elif isinstance(values[0], bytes):
+                data.append(Octets.of(values))
+            else:
+                width = max(field.element.data_type.width, field.length)
+                data.append(np.array(values, f"u{1 << (width - 1).bit_length()}"))
+        n = len(data[0])
+        rows = np.arange(n, dtype=np.int32) if message is None else np.array(message, np.int32)
+        m = int(rows.max()) + 1
+        flows = FlowBatch(
+            tuple(fields), data, rows, np.full(n, 16, np.int32), np.full(n, template_id, np.uint16), scope_count
+        )
+        messages = Messages(
+            packet=np.arange(m, dtype=np.int32),
+            exporter=np.tile(np.frombuffer(V4_MAPPED + b"\xc0\0\2\1", np.uint8), (m, 1)),
+            port=np.full(m, 4739, np.uint16),
+            received_ns=np.full(m, 1_700_000_000_123_456_789),
+            header={"version": np.full(m, 10, np.uint16)},
+            sequence_number=np.full(m, 7, np.uint32),
+            observation_domain_id=np.full(m, 42, np.uint32),
+            export_ns=np.full(m, 1_700_000_000_000_000_000),
+            boot_ns=np.zeros(m, np.int64),
+        )
+        return Decoded(protocol, dataclasses.replace(messages, **facts), [flows])
+
+    return make
