@@ -57,6 +57,13 @@ class CaptureCounters:
     fragments_dropped: int = 0  # fragments whose packet never became complete
     bad_blocks: int = 0  # records of the file that break its format
 
+    def __str__(self) -> str:
+        """What there was, leaving out what there was not."""
+        found = [
+            f"{getattr(self, name)} {name.replace('_', ' ')}" for name in self.__slots__[1:] if getattr(self, name)
+        ]
+        return f"{self.packets} packets: {', '.join(found)}" if found else f"{self.packets} packets"
+
 
 class CaptureReader:
     """Reads the UDP payloads of a capture, all of them or those to one destination port.
