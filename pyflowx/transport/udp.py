@@ -122,6 +122,15 @@ class DropCounter:
             self._last = value
 
 
+def next_pause(pause_s: float, fill: float, longest_s: float) -> float:
+    """The pause after one of ``pause_s`` that left the queue ``fill`` full (0 to 1): so that it stays below half full.
+
+    Long pauses save system calls and wake-ups, but a queue of the kernel's usual size holds only some 90 datagrams.
+    """
+    factor = min(2.0, max(0.1, _TARGET_FILL / fill)) if fill else 2.0
+    return min(longest_s, max(_MIN_PAUSE, pause_s * factor))
+
+
 def _meminfo(sock: socket.socket) -> tuple[int, ...]:
     return _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
 
@@ -275,23 +284,18 @@ class UdpReceiver:
         while count < self._size and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, self._pause))
             if not adapted and left > self._pause:
-                self._adapt()
+                self._pause = next_pause(self._pause, self._fill(), self._longest_pause)
                 adapted = True
             count = self._drain(count)
         return self._batch(count) if count else None
 
-    def _adapt(self) -> None:
-        """Choose the next pause so that it leaves the fullest queue below half full.
-
-        Long pauses save system calls and wake-ups, but a queue of the kernel's usual size holds only
-        some 90 datagrams.
-        """
+    def _fill(self) -> float:
+        """How full the fullest queue is, 0 to 1."""
         fill = 0.0
         for sock in self._sockets:
             queued, limit, *_ = _meminfo(sock)
             fill = max(fill, queued / limit)
-        factor = min(2.0, max(0.1, _TARGET_FILL / fill)) if fill else 2.0
-        self._pause = min(self._longest_pause, max(_MIN_PAUSE, self._pause * factor))
+        return fill
 
     def _drain(self, count: int) -> int:
         """Take what the sockets have now, into the rows from ``count``; the new count."""
