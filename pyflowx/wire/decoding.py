@@ -253,6 +253,8 @@ class _Call:
         decoded.opaque.sort(key=lambda opaque: (opaque.message, opaque.set_offset))
         self.offset = np.append(self.offset, [late.held.set_offset for late in self.late]).astype(np.int64)
         self.set_id: I64 = np.append(self.table.set_id, [late.held.set_id for late in self.late]).astype(np.int64)
+        bringer = self.table.span[np.array([late.at for late in self.late], np.int64)]
+        self.packet = self.messages.packet[np.append(self.table.span, bringer)]  # that problems of a Set count for
         for layout, numbers in self._groups():
             batch = self._flows(layout, np.array(numbers, np.int64))
             if batch is not None:
@@ -280,7 +282,9 @@ class _Call:
         if len(records.torn):
             torn = numbers[records.torn]
             within = records.torn_at - starts[records.torn] + SET_HEADER
-            self.problems.add(self._packet(torn), self.offset[torn] + within, Reason.TRUNCATED_RECORD)
+            self.problems.add(self.packet[torn], self.offset[torn] + within, Reason.TRUNCATED_RECORD)
+        if not len(origin):
+            return None
         columns = records.columns
         for index in layout.lists:
             column = columns[index]
@@ -299,17 +303,8 @@ class _Call:
         items, bad = structured.read_lists(element.data_type.name, column, origin, self)
         if len(bad):
             sets = np.unique(bad)
-            self.problems.add(self._packet(sets), self.offset[sets], Reason.BAD_STRUCTURED_DATA)
+            self.problems.add(self.packet[sets], self.offset[sets], Reason.BAD_STRUCTURED_DATA)
         return items
-
-    def _packet(self, numbers: I64) -> Array:
-        """The packet that a problem of these Sets is counted for: late Sets have that of their Template."""
-        own = len(self.layouts)
-        at = np.array([late.at for late in self.late], np.int64)
-        numbers = (
-            np.where(numbers < own, numbers, np.append(at, 0)[np.maximum(numbers - own, 0)]) if len(at) else numbers
-        )
-        return self.messages.packet[self.table.span[numbers]]
 
     def _join(self, layout: Layout, numbers: I64) -> tuple[U8, I64, I64]:
         """The content of these Sets in a buffer of their own, without padding where its length is known."""

@@ -125,7 +125,8 @@ class TemplateEncoder(ABC):
         else:
             data, ends, counts = self._scattered(layout, columns, len(flows), records_per_message)
         head = self.dialect.header_octets
-        lengths = ends + -ends % self.alignment  # header and Set header are aligned themselves
+        padding = -ends % self.alignment  # the header is aligned itself
+        lengths = ends + np.where(padding < layout.record_length, padding, 0)  # else it would read as records
         data[:, head : head + SET_HEADER].view(">u2")[:] = np.stack(
             [np.full_like(ends, template_id), lengths - head], 1
         )
