@@ -31,10 +31,11 @@ PROTOCOLS = ("ipfix", "netflow9", "netflow5", "sflow")
 MAX_PAYLOAD = 65_507  # octets of a UDP datagram over IPv4
 
 _NS = 1_000_000_000
+_MS = 1_000_000
 _BLOCK_FLOWS = 16_384  # flows drawn at once, at most: their columns fit in the cache
 _BLOCK_PACKETS = 1024
 _SLICE_NS = 50_000_000  # the longest sleep: how late a stop may be noticed
-_TICK_NS = 1_000_000  # the shortest sleep: what is due meanwhile goes out together
+_TICK_NS = _MS  # the shortest sleep: what is due meanwhile goes out together
 _TOO_MANY = MAX_PAYLOAD // 8  # flows of a packet: each takes more octets than that, in every protocol
 _AHEAD = 10  # a tenth of a second is encoded at once, so that Export Time and flow times are true
 _WORTH_A_THREAD = 64  # packets from which sending beside drawing pays
@@ -247,9 +248,9 @@ class FlowSource:
 
     def flows(self, columns: Mapping[str, Array], export_ns: int, boot_ns: int) -> FlowBatch:
         """``columns`` of :meth:`draw`, or a slice of them, as flows that have just ended at ``export_ns``."""
-        end = np.uint64(export_ns // 1_000_000) - columns["age"]
+        end = np.uint64(export_ns // _MS) - columns["age"]
         start = end - columns["duration"]
-        boot = np.uint64(boot_ns // 1_000_000)
+        boot = np.uint64(boot_ns // _MS)
         times: dict[str, Callable[[], Array]] = {
             "flowStartMilliseconds": lambda: start,
             "flowEndMilliseconds": lambda: end,
@@ -296,7 +297,7 @@ class Generator:
     def __init__(self, settings: Settings) -> None:
         _check(settings)
         self._settings = settings
-        self._boot_ns = (time.time_ns() - _UPTIME_NS) // 1_000_000 * 1_000_000
+        self._boot_ns = (time.time_ns() - _UPTIME_NS) // _MS * _MS
         self._source = FlowSource(settings)
         _check_fit(settings, self._boot_ns)
         self._encoder = _new_encoder(settings, self._boot_ns)
@@ -389,7 +390,7 @@ class Generator:
             packets = min(packets, settings.count - self._packets)
         rows = slice(self._at * per, (self._at + packets) * per)
         self._at += packets
-        now = time.time_ns()
+        now = time.time_ns() // _MS * _MS  # sysUptime has no finer unit
         flows = self._source.flows({name: column[rows] for name, column in self._block.items()}, now, self._boot_ns)
         return self._encoder.encode(flows, now, per)
 
