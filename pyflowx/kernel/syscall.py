@@ -43,7 +43,7 @@ _ENOTSUPP = 524  # the kernel's own, not in errno.h
 _PSEUDO_MAP_FD = 1
 _LOAD_IMM64 = 0x18
 
-PRIVILEGE = "run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
+PRIVILEGE = "run as root (sudo), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
 
 _INSTRUCTION = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("immediate", "<i4")])
 
