@@ -126,15 +126,17 @@ class Program:
 
     def _read_messages(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.messages.append(line.rstrip())
-            say(f"          {line.rstrip()}")
+        with self.process.stderr as lines:
+            for line in lines:
+                self.messages.append(line.rstrip())
+                say(f"          {line.rstrip()}")
 
     def _read_flows(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.flows.append(json.loads(line))
-            print(line, end="", flush=True)
+        with self.process.stdout as lines:
+            for line in lines:
+                self.flows.append(json.loads(line))
+                print(line, end="", flush=True)
 
     def wait_for(self, what: str) -> None:
         """Until a message holds ``what``."""
@@ -148,8 +150,7 @@ class Program:
         """SIGTERM, its orderly end, all output read."""
         self.process.terminate()
         status = self.process.wait(20)
-        for thread in self._threads:
-            thread.join()
+        self._join()
         if status:
             raise Failed(f"pyflowx ended with status {status}")
 
@@ -161,6 +162,11 @@ class Program:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        self._join()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
 
 
 def receive(sock: socket.socket, size: int) -> None:
