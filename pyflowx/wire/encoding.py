@@ -219,7 +219,7 @@ def _checked(field: FieldSpecifier, column: Column) -> Column:
                 f"{field.element.name}: a value is not of {field.length} octets; use a variable-length field"
             )
     elif field.is_variable:
-        raise EncodeError(f"{field.element.name}: numbers need a fixed length, not a variable one")
+        raise EncodeError(f"{field.element.name}: only octets can have a variable length, numbers and lists cannot")
     return column
 
 

@@ -19,6 +19,7 @@ from pyflowx.elements import DATA_TYPES, FieldSpecifier, InformationElement, Reg
 from pyflowx.errors import ConfigError
 from pyflowx.wire.held import HeldData
 from pyflowx.wire.records import Layout
+from pyflowx.wire.sets import MAX_RECORD
 
 PREFIX = 22
 EXPORTER = 16
@@ -269,7 +270,7 @@ class TemplateStore:
         where the octets are not such a state."""
         try:
             return self._load(json.loads(state))
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
             raise ConfigError(f"not a template file of ours ({error!r}); delete it to start without") from error
 
     def _load(self, state: dict[str, Any]) -> int:
@@ -291,9 +292,12 @@ class TemplateStore:
         for row in state["templates"]:
             exporter, domain = octets(row["exporter"]), row["observation_domain_id"]
             key = template_key(exporter, row["version"], domain, row["template_id"])
+            numbers = [number for field in row["fields"] for number in field]
+            if not all(type(number) is int and number >= 0 for number in [row["scope_count"], *numbers]):
+                raise ValueError(f"Template {row['template_id']} has fields that are no numbers")
             fields = tuple(FieldSpecifier(self.element(exporter, pen, id), n) for pen, id, n in row["fields"])
             least = sum(1 if field.is_variable else field.length for field in fields)
-            if not 0 < least <= 65531 or not 0 <= row["scope_count"] <= len(fields):
+            if not 0 < least <= MAX_RECORD or row["scope_count"] > len(fields):
                 raise ValueError(f"Template {row['template_id']} has no octets")
             count += self.define(
                 key, TemplateRecord(row["template_id"], fields, row["scope_count"]), row["refreshed_ns"]
