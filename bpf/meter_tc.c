@@ -12,7 +12,8 @@
  */
 static __always_inline void unfold(struct __sk_buff *skb, struct packet *packet, __u32 tag_len)
 {
-	__u32 ip_headers = packet->headers_len - packet->ip_offset;
+	__u32 headers = packet->headers_len - packet->jumbo_len; /* of each segment */
+	__u32 ip_headers = headers - packet->ip_offset;
 	__u32 payload = skb->len - packet->headers_len;
 	__u32 size = skb->gso_size, segments = skb->gso_segs, repeated;
 
@@ -24,10 +25,10 @@ static __always_inline void unfold(struct __sk_buff *skb, struct packet *packet,
 		return;
 	if (size == GSO_BY_FRAGS) /* only the mean is known */
 		size = payload / segments;
-	repeated = (segments - 1) * (packet->headers_len + tag_len);
+	repeated = (segments - 1) * (headers + tag_len) - packet->jumbo_len;
 	packet->value.packets = segments;
 	packet->value.l2_octets += repeated;
-	packet->value.octets += (segments - 1) * ip_headers;
+	packet->value.octets += (segments - 1) * ip_headers - packet->jumbo_len;
 	packet->value.length_max = ip_headers + size;
 	packet->value.length_min = ip_headers + payload - (segments - 1) * size;
 	if (packet->value.length_min > packet->value.length_max)

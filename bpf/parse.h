@@ -30,6 +30,7 @@
 #define TCP_FLAGS_MASK	    0x0fff
 #define SCTP_HEADER_LEN	    12
 #define MAX_OFFSET	    0x3fff
+#define JUMBO_HEADER_LEN    8
 #define UDP_HEADER_LEN	    8
 
 /* `end` ends what can be read at `pos`; `length` is the whole frame's and may be more. */
@@ -45,6 +46,7 @@ struct packet {
 	struct flow_value value; /* of this packet alone */
 	__u32 ip_offset;
 	__u32 headers_len; /* offset of what TCP, UDP, SCTP carry; where segments differ */
+	__u32 jumbo_len;   /* of BIG TCP's hop-by-hop header, which segments do not have */
 };
 
 static __always_inline __u32 offset(const struct cursor *cursor)
@@ -91,10 +93,10 @@ static __always_inline int is_vlan(__be16 type)
 }
 
 /*
- * Ethernet, VLAN tags and MPLS. Returns the EtherType of what follows in network order, 0 where
+ * Ethernet, VLAN tags and MPLS. Returns the EtherType of what follows in network order, -1 where
  * that is cut off. `tags` is the number of tags that the driver or the stack took out of the frame.
  */
-static __always_inline __be16 parse_link(struct cursor *cursor, struct packet *packet, __u32 tags)
+static __always_inline int parse_link(struct cursor *cursor, struct packet *packet, __u32 tags)
 {
 	struct ethhdr *ethernet = take(cursor, sizeof(*ethernet));
 	struct {
@@ -104,7 +106,7 @@ static __always_inline __be16 parse_link(struct cursor *cursor, struct packet *p
 	__be16 type;
 
 	if (!ethernet)
-		return 0;
+		return -1;
 	type = ethernet->h_proto;
 #pragma unroll
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
@@ -112,7 +114,7 @@ static __always_inline __be16 parse_link(struct cursor *cursor, struct packet *p
 			break;
 		tag = take(cursor, sizeof(*tag));
 		if (!tag)
-			return 0;
+			return -1;
 		if (i + tags == 0)
 			packet->key.vlan = bpf_ntohs(tag->control) & 0x0fff;
 		type = tag->type;
@@ -123,11 +125,11 @@ static __always_inline __be16 parse_link(struct cursor *cursor, struct packet *p
 	for (int i = 0; i < MAX_MPLS_LABELS; i++) {
 		label = take(cursor, sizeof(*label));
 		if (!label)
-			return 0;
+			return -1;
 		if (!(bpf_ntohl(*label) & MPLS_BOTTOM))
 			continue;
 		if (cursor->pos + 1 > cursor->end)
-			return 0;
+			return -1;
 		/* MPLS does not say what it carries: the first nibble does (RFC 4928) */
 		switch (*(__u8 *)cursor->pos >> 4) {
 		case 4:
@@ -314,10 +316,9 @@ static __always_inline void parse_transport(struct cursor *cursor, struct packet
 static __always_inline enum statistic_slot parse(struct cursor *cursor, struct packet *packet,
 						 __u32 tags)
 {
-	__be16 type = parse_link(cursor, packet, tags);
-	int transport;
+	int type = parse_link(cursor, packet, tags), transport;
 
-	if (!type)
+	if (type < 0)
 		return STATISTIC_MALFORMED;
 	packet->ip_offset = offset(cursor);
 	if (seek(cursor, packet->ip_offset) < 0)

@@ -1,0 +1,191 @@
+"""Network namespaces, traffic and a bare set of maps for the tests of the kernel room."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import socket
+import struct
+import subprocess
+
+import numpy as np
+import pytest
+
+from pyflowx.kernel import KEY_DTYPE, VALUE_DTYPE, Statistic, syscall
+from pyflowx.kernel.compiler import compile_programs, source_folder
+from pyflowx.kernel.layout import STATISTIC_DTYPE, MapSlot
+from pyflowx.kernel.syscall import Map, Program
+
+CLONE_NEWNET = 0x40000000
+ETH_P_ALL = 3
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def run(*words):
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+
+class Namespace:
+    """A network namespace; ``with`` moves this thread into it."""
+
+    def __init__(self, name):
+        self.name = name
+        run("ip", "netns", "add", name)
+
+    def __enter__(self):
+        self.home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        with open(f"/run/netns/{self.name}") as there:
+            assert libc.setns(there.fileno(), CLONE_NEWNET) == 0
+        return self
+
+    def __exit__(self, *_):
+        assert libc.setns(self.home, CLONE_NEWNET) == 0
+        os.close(self.home)
+
+    def ip(self, *words):
+        return run("ip", "-n", self.name, *words)
+
+    def tc(self, *words):
+        return run("tc", "-n", self.name, *words)
+
+    def run(self, *words):
+        return run("ip", "netns", "exec", self.name, *words)
+
+    def counters(self, link):
+        """What the interface has counted: ``rx`` and ``tx`` as (packets, octets), and drops must be none."""
+        stats = json.loads(self.ip("-s", "-s", "-j", "link", "show", "dev", link))[0]["stats64"]
+        assert [stats[side]["dropped"] for side in ("rx", "tx")] == [0, 0]
+        return {side: (stats[side]["packets"], stats[side]["bytes"]) for side in ("rx", "tx")}
+
+    def attached(self):
+        """What is attached to any link: XDP programs, clsact qdiscs and filters."""
+        links = json.loads(self.ip("-d", "-j", "link", "show"))
+        found = [link["xdp"] for link in links if "xdp" in link]
+        found += [qdisc for qdisc in json.loads(self.tc("-j", "qdisc", "show")) if qdisc["kind"] == "clsact"]
+        return found
+
+
+class Wire:
+    """Two namespaces with one veth link, ``v`` at both ends; what stands in ``near`` is metered."""
+
+    def __init__(self, stack):
+        names = [f"pyflowx-test-{os.getpid()}-{side}" for side in ("near", "far")]
+        self.near, self.far = (self._namespace(stack, name) for name in names)
+        self.near.ip("link", "add", "v", "type", "veth", "peer", "name", "v", "netns", self.far.name)
+        for number, namespace in enumerate((self.near, self.far), 1):
+            with namespace:  # no chatter of the kernel's own
+                for name, value in (("router_solicitations", 0), ("accept_dad", 0), ("addr_gen_mode", 1)):
+                    with open(f"/proc/sys/net/ipv6/conf/v/{name}", "w") as file:
+                        file.write(str(value))
+            namespace.ip("addr", "add", f"10.9.0.{number}/24", "dev", "v")
+            namespace.ip("addr", "add", f"fd09::{number}/64", "dev", "v")
+            namespace.ip("link", "set", "lo", "up")
+            namespace.ip("link", "set", "v", "address", f"02:00:00:00:00:0{number}", "up")
+
+    @staticmethod
+    def _namespace(stack, name):
+        namespace = Namespace(name)
+        stack.callback(run, "ip", "netns", "del", name)
+        return namespace
+
+
+@pytest.fixture
+def wire():
+    with contextlib.ExitStack() as stack:
+        yield Wire(stack)
+
+
+class Sender:
+    """Sends frames as they are out of an interface of the namespace it is made in."""
+
+    class _Header(ctypes.Structure):
+        _fields_ = [
+            ("name", ctypes.c_void_p),
+            ("name_len", ctypes.c_uint32),
+            ("vector", ctypes.c_void_p),
+            ("vectors", ctypes.c_size_t),
+            ("control", ctypes.c_void_p),
+            ("control_len", ctypes.c_size_t),
+            ("flags", ctypes.c_int),
+            ("sent", ctypes.c_uint),
+        ]
+
+    def __init__(self, frames, link="v"):
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # protocol 0: it receives nothing
+        self.socket.bind((link, 0))
+        self.count = len(frames)
+        self._buffers = [ctypes.create_string_buffer(frame, len(frame)) for frame in frames]
+        self._vectors = (ctypes.c_size_t * (2 * len(frames)))()
+        self._headers = (self._Header * len(frames))()
+        for index, buffer in enumerate(self._buffers):
+            self._vectors[2 * index] = ctypes.addressof(buffer)
+            self._vectors[2 * index + 1] = len(buffer)
+            self._headers[index].vector = ctypes.addressof(self._vectors) + 16 * index
+            self._headers[index].vectors = 1
+
+    def send(self, rounds=1):
+        """All frames, ``rounds`` times."""
+        for _ in range(rounds):
+            sent = 0
+            while sent < self.count:
+                position = ctypes.byref(self._headers, sent * ctypes.sizeof(self._Header))
+                done = libc.sendmmsg(self.socket.fileno(), position, self.count - sent, 0)
+                assert done > 0, os.strerror(ctypes.get_errno())
+                sent += done
+
+    def close(self):
+        self.socket.close()
+
+
+class Bench:
+    """The programs on maps of their own, for test runs: no interface, no Meter."""
+
+    KINDS = {
+        "xdp": (syscall.PROG_TYPE_XDP, "meter_xdp.c", "pyflowx_xdp"),
+        "ingress": (syscall.PROG_TYPE_SCHED_CLS, "meter_tc.c", "pyflowx_ingress"),
+        "egress": (syscall.PROG_TYPE_SCHED_CLS, "meter_tc.c", "pyflowx_egress"),
+    }
+
+    def __init__(self, kind, entries=1 << 12):
+        program_type, file, name = self.KINDS[kind]
+        self.kind, self.direction = kind, int(kind == "egress")
+        self.flows = Map(syscall.MAP_TYPE_HASH, KEY_DTYPE.itemsize, VALUE_DTYPE.itemsize, entries, "flows")
+        self.active = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "active", inner=self.flows.fd)
+        self.active.update(bytes(4), struct.pack("=I", self.flows.fd))
+        self.statistics = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 16, 2 * len(Statistic), "statistics")
+        maps = {MapSlot.FLOWS: self.active, MapSlot.STATISTICS: self.statistics}
+        code = compile_programs(source_folder() / file, [name])[name]
+        self.program = Program.load(program_type, name, code, maps)
+
+    def drain(self):
+        return self.flows.drain(KEY_DTYPE, VALUE_DTYPE)
+
+    def statistic(self):
+        """Slot -> (packets, octets), of those that are not 0, since the last call."""
+        found = {}
+        for slot in Statistic:
+            index = struct.pack("=I", self.direction * len(Statistic) + slot)
+            cpus = np.frombuffer(self.statistics.lookup(index), STATISTIC_DTYPE)
+            if cpus["packets"].any():
+                found[slot] = int(cpus["packets"].sum()), int(cpus["octets"].sum())
+                self.statistics.update(index, bytes(self.statistics.value_size))
+        return found
+
+    def close(self):
+        for part in (self.program, self.statistics, self.active, self.flows):
+            part.close()
+
+
+@pytest.fixture(scope="module", params=Bench.KINDS)
+def bench(request):
+    with contextlib.closing(Bench(request.param)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def sender():
+    """Makes a Sender that is closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda frames, link="v": stack.enter_context(contextlib.closing(Sender(frames, link)))
