@@ -1,21 +1,26 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Columns to lines of text: the inner loop of the NDJSON and CSV sinks, where text made by Python costs too much.
+// Columns to lines of text: the inner loop of the NDJSON and CSV sinks, where text made by Python
+// costs too much.
 //
 //   fill(out, first, last, begin, separator, end, nulls, columns, ends) -> (next, used)
 //
-// writes the rows first..last-1 into `out` until one may not fit; `next` is the first row that was not written,
-// `used` the octets that were. A row is `begin`, its cells with `separator` between them, `end`; a cell is `lead`,
-// the value's text, `trail`. A null is left out with its separator (nulls False, JSON) or is an empty cell with its
-// separator (nulls True, CSV). `ends`, if not None, is a writable int64 buffer that takes the offset in `out` behind
-// each row, ends[0] that of row `first`.
+// writes the rows first..last-1 into `out` until one may not fit; `next` is the first row that was
+// not written, `used` the octets that were. A row is `begin`, its cells with `separator` between
+// them, `end`; a cell is `lead`, the value's text, `trail`. A null is left out with its separator
+// (nulls False, JSON) or is an empty cell with its separator (nulls True, CSV). `ends`, if not
+// None, is a writable int64 buffer that takes the offset in `out` behind each row, ends[0] that of
+// row `first`.
 //
 // A column is a tuple (kind, lead, trail, values, valid, extra):
-//   kind    u unsigned, i signed (1, 2, 4, 8 octets each), m MAC in a u8 column, 4 IPv4 in a u4 column,
-//           6 IPv6 (n, 16), a the same with IPv4-mapped shown as IPv4, l label (an unsigned code), t text
+//   kind    u unsigned, i signed (1, 2, 4, 8 octets each), m MAC in a u8 column, 4 IPv4 in a u4
+//   column,
+//           6 IPv6 (n, 16), a the same with IPv4-mapped shown as IPv4, l label (an unsigned code),
+//           t text
 //   valid   None (no nulls) or one octet a row, 0 where the value is null
 //   extra   for l a tuple of bytes, one a code; for t a pair (starts, lengths) of int64 into values
-// Text and labels are copied as they are: whoever made them has escaped them. Values may be strided (0 too), of the
-// machine's byte order. Only the buffer protocol and the limited API are used, and the GIL is free while it runs.
+// Text and labels are copied as they are: whoever made them has escaped them. Values may be strided
+// (0 too), of the machine's byte order. Only the buffer protocol and the limited API are used, and
+// the GIL is free while it runs.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -23,19 +28,20 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SLACK 64 // octets that a copy in blocks may write behind what it copies
-#define CELL_MAX 40 // longest text of a value that is not text: an IPv6 address takes 39
+#define SLACK	    64 // octets that a copy in blocks may write behind what it copies
+#define CELL_MAX    40 // longest text of a value that is not text: an IPv6 address takes 39
 #define COLUMNS_MAX 4096
 
 struct column {
 	Py_buffer values, valid, starts, lengths;
-	const char *lead, *trail; // both with SLACK octets readable behind them: they lie in `texts`
+	const char *lead,
+		*trail; // both with SLACK octets readable behind them: they lie in `texts`
 	size_t lead_size, trail_size;
 	PyObject *labels;
 	const char **label;
 	size_t *label_size;
 	size_t labels_count;
-	size_t text_max; // for labels; 0 for text, whose length is looked up row by row
+	size_t text_max;	   // for labels; 0 for text, whose length is looked up row by row
 	size_t last_at, last_size; // the cell written before, to copy when the value comes again
 	uint64_t last_value[2];
 	bool has_last;
@@ -51,11 +57,12 @@ struct table {
 	bool nulls;
 };
 
-static char decimal[256][4]; // "7.", "42.", "255.": digits, then a dot
+static char decimal[256][4];	  // "7.", "42.", "255.": digits, then a dot
 static uint8_t decimal_size[256]; // of the digits alone
-static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-			    "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-			    "8081828384858687888990919293949596979899";
+static const char pairs[] =
+	"00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+	"40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+	"8081828384858687888990919293949596979899";
 static const char hex[] = "0123456789abcdef";
 
 static void make_tables(void)
@@ -134,18 +141,19 @@ static char *put_group(char *to, unsigned group)
 	return to;
 }
 
-// RFC 5952: the first of the longest runs of two or more zero groups is "::"; §5 for IPv4-mapped addresses.
+// RFC 5952: the first of the longest runs of two or more zero groups is "::"; §5 for IPv4-mapped
+// addresses.
 static char *put_ipv6(char *to, const uint8_t *octets, bool mapped_as_ipv4)
 {
-	static const uint8_t mapped[12] = { [10] = 255, [11] = 255 };
+	static const uint8_t mapped[12] = {[10] = 255, [11] = 255};
 	unsigned group[8];
 	int best = -1, best_size = 1;
 
 	if (!memcmp(octets, mapped, sizeof(mapped))) {
 		if (!mapped_as_ipv4)
 			to = put(to, "::ffff:                         ", 7);
-		return put_ipv4(to, (uint32_t)octets[12] << 24 | (uint32_t)octets[13] << 16 | (uint32_t)octets[14] << 8 |
-					    octets[15]);
+		return put_ipv4(to, (uint32_t)octets[12] << 24 | (uint32_t)octets[13] << 16 |
+					    (uint32_t)octets[14] << 8 | octets[15]);
 	}
 	for (int i = 0; i < 8; i++)
 		group[i] = (unsigned)octets[2 * i] << 8 | octets[2 * i + 1];
@@ -260,7 +268,7 @@ static char *put_text(char *to, const struct column *c, Py_ssize_t row)
 // NULL: a label code without a label.
 static inline char *put_cell(char *to, struct column *c, Py_ssize_t row, const char *out)
 {
-	uint64_t value[2] = { 0, 0 };
+	uint64_t value[2] = {0, 0};
 	char *start = to;
 
 	if (c->kind == 't')
@@ -286,7 +294,8 @@ static inline char *put_cell(char *to, struct column *c, Py_ssize_t row, const c
 	return to;
 }
 
-// Octets that the text columns of a row need, at most `room`; -1: more than that, -2: outside the buffer.
+// Octets that the text columns of a row need, at most `room`; -1: more than that, -2: outside the
+// buffer.
 static Py_ssize_t text_size(const struct table *t, Py_ssize_t row, size_t room)
 {
 	size_t sum = 0;
@@ -327,9 +336,10 @@ static char *put_row(char *to, struct table *t, Py_ssize_t row, const char *out)
 	return put(to, t->end, t->end_size);
 }
 
-// The first row that was not written; -1 for a label code without a label, -2 for text outside its buffer.
-static Py_ssize_t put_rows(char *out, size_t room, struct table *t, Py_ssize_t first, Py_ssize_t last, char *ends,
-			   size_t *used)
+// The first row that was not written; -1 for a label code without a label, -2 for text outside its
+// buffer.
+static Py_ssize_t put_rows(char *out, size_t room, struct table *t, Py_ssize_t first,
+			   Py_ssize_t last, char *ends, size_t *used)
 {
 	char *to = out;
 	Py_ssize_t row;
@@ -358,8 +368,10 @@ static Py_ssize_t put_rows(char *out, size_t room, struct table *t, Py_ssize_t f
 	return row;
 }
 
-// A buffer of at least `rows` rows whose item format is one of `formats`; false with an exception set.
-static bool take(PyObject *from, Py_buffer *view, const char *formats, Py_ssize_t rows, const char *what)
+// A buffer of at least `rows` rows whose item format is one of `formats`; false with an exception
+// set.
+static bool take(PyObject *from, Py_buffer *view, const char *formats, Py_ssize_t rows,
+		 const char *what)
 {
 	if (PyObject_GetBuffer(from, view, PyBUF_STRIDES | PyBUF_FORMAT) < 0) {
 		view->obj = NULL;
@@ -367,9 +379,11 @@ static bool take(PyObject *from, Py_buffer *view, const char *formats, Py_ssize_
 	}
 	const char *format = view->format ? view->format : "B";
 
-	if (!format[0] || format[1] || !strchr(formats, format[0]) || view->ndim < 1 || view->shape[0] < rows) {
-		PyErr_Format(PyExc_ValueError, "%s: format '%s' with %zd rows, not one of '%s' with %zd", what, format,
-			     view->ndim ? view->shape[0] : 0, formats, rows);
+	if (!format[0] || format[1] || !strchr(formats, format[0]) || view->ndim < 1 ||
+	    view->shape[0] < rows) {
+		PyErr_Format(PyExc_ValueError,
+			     "%s: format '%s' with %zd rows, not one of '%s' with %zd", what,
+			     format, view->ndim ? view->shape[0] : 0, formats, rows);
 		return false;
 	}
 	return true;
@@ -436,7 +450,8 @@ static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_
 		}
 		starts = PyTuple_GetItem(extra, 0);
 		lengths = PyTuple_GetItem(extra, 1);
-		if (!take(values, &c->values, "B", 0, "text") || !take(starts, &c->starts, "lq", rows, "starts") ||
+		if (!take(values, &c->values, "B", 0, "text") ||
+		    !take(starts, &c->starts, "lq", rows, "starts") ||
 		    !take(lengths, &c->lengths, "lq", rows, "lengths"))
 			return false;
 		if (c->values.ndim == 1 && (!c->values.len || c->values.strides[0] == 1))
@@ -477,15 +492,18 @@ static size_t texts_size(PyObject *columns, PyObject *const fixed[3])
 	for (Py_ssize_t i = 0; i < PyTuple_Size(columns); i++) {
 		PyObject *spec = PyTuple_GetItem(columns, i);
 
-		if (!PyTuple_Check(spec) || PyTuple_Size(spec) != 6 || !PyBytes_Check(PyTuple_GetItem(spec, 1)) ||
+		if (!PyTuple_Check(spec) || PyTuple_Size(spec) != 6 ||
+		    !PyBytes_Check(PyTuple_GetItem(spec, 1)) ||
 		    !PyBytes_Check(PyTuple_GetItem(spec, 2)))
 			goto bad;
-		sum += (size_t)PyBytes_Size(PyTuple_GetItem(spec, 1)) + (size_t)PyBytes_Size(PyTuple_GetItem(spec, 2)) +
-		       2 * SLACK;
+		sum += (size_t)PyBytes_Size(PyTuple_GetItem(spec, 1)) +
+		       (size_t)PyBytes_Size(PyTuple_GetItem(spec, 2)) + 2 * SLACK;
 	}
 	return sum;
 bad:
-	PyErr_SetString(PyExc_TypeError, "a column is (kind, lead, trail, values, valid, extra), its texts are bytes");
+	PyErr_SetString(
+		PyExc_TypeError,
+		"a column is (kind, lead, trail, values, valid, extra), its texts are bytes");
 	return 0;
 }
 
@@ -510,7 +528,7 @@ static void release(struct table *t)
 {
 	for (Py_ssize_t i = 0; i < t->count; i++) {
 		struct column *c = &t->column[i];
-		Py_buffer *views[] = { &c->values, &c->valid, &c->starts, &c->lengths };
+		Py_buffer *views[] = {&c->values, &c->valid, &c->starts, &c->lengths};
 
 		for (int j = 0; j < 4; j++)
 			if (views[j]->obj)
@@ -523,7 +541,8 @@ static void release(struct table *t)
 }
 
 // Fills `t` from the arguments; what it took so far is released by the caller in any case.
-static bool take_table(struct table *t, PyObject *columns, PyObject *const fixed[3], char *texts, Py_ssize_t rows)
+static bool take_table(struct table *t, PyObject *columns, PyObject *const fixed[3], char *texts,
+		       Py_ssize_t rows)
 {
 	if (!keep(fixed[0], &texts, &t->begin, &t->begin_size) ||
 	    !keep(fixed[1], &texts, &t->separator, &t->separator_size) ||
@@ -541,7 +560,8 @@ static bool take_table(struct table *t, PyObject *columns, PyObject *const fixed
 	return true;
 }
 
-static PyObject *fill_table(struct table *t, Py_buffer *out, Py_buffer *ends, Py_ssize_t first, Py_ssize_t last)
+static PyObject *fill_table(struct table *t, Py_buffer *out, Py_buffer *ends, Py_ssize_t first,
+			    Py_ssize_t last)
 {
 	size_t used = 0;
 	Py_ssize_t next;
@@ -551,10 +571,12 @@ static PyObject *fill_table(struct table *t, Py_buffer *out, Py_buffer *ends, Py
 		return NULL;
 	}
 	Py_BEGIN_ALLOW_THREADS;
-	next = put_rows(out->buf, (size_t)out->len, t, first, last, ends->obj ? ends->buf : NULL, &used);
+	next = put_rows(out->buf, (size_t)out->len, t, first, last, ends->obj ? ends->buf : NULL,
+			&used);
 	Py_END_ALLOW_THREADS;
 	if (next < 0) {
-		PyErr_SetString(PyExc_ValueError, next == -1 ? "a code without a label" : "text outside its buffer");
+		PyErr_SetString(PyExc_ValueError,
+				next == -1 ? "a code without a label" : "text outside its buffer");
 		return NULL;
 	}
 	return Py_BuildValue("nn", next, (Py_ssize_t)used);
@@ -563,18 +585,19 @@ static PyObject *fill_table(struct table *t, Py_buffer *out, Py_buffer *ends, Py
 static PyObject *fill(PyObject *module, PyObject *args)
 {
 	PyObject *out_object, *columns, *ends_object, *fixed[3], *result = NULL;
-	Py_buffer out = { .obj = NULL }, ends = { .obj = NULL };
-	struct table t = { 0 };
+	Py_buffer out = {.obj = NULL}, ends = {.obj = NULL};
+	struct table t = {0};
 	Py_ssize_t first, last;
 	char *texts = NULL;
 	size_t size;
 	int nulls;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OnnOOOpOO", &out_object, &first, &last, &fixed[0], &fixed[1], &fixed[2], &nulls,
-			      &columns, &ends_object))
+	if (!PyArg_ParseTuple(args, "OnnOOOpOO", &out_object, &first, &last, &fixed[0], &fixed[1],
+			      &fixed[2], &nulls, &columns, &ends_object))
 		return NULL;
-	if (!PyTuple_Check(columns) || PyTuple_Size(columns) > COLUMNS_MAX || first < 0 || last < first) {
+	if (!PyTuple_Check(columns) || PyTuple_Size(columns) > COLUMNS_MAX || first < 0 ||
+	    last < first) {
 		PyErr_SetString(PyExc_ValueError, "columns: a tuple; rows: 0 <= first <= last");
 		return NULL;
 	}
@@ -605,17 +628,17 @@ done:
 }
 
 static PyMethodDef methods[] = {
-	{ "fill", fill, METH_VARARGS,
-	  "fill(out, first, last, begin, separator, end, nulls, columns, ends) -> (next, used)\n\n"
-	  "Writes rows of columns as text into a buffer; _rows.c says what a column is." },
-	{ NULL, NULL, 0, NULL },
+	{"fill", fill, METH_VARARGS,
+	 "fill(out, first, last, begin, separator, end, nulls, columns, ends) -> (next, used)\n\n"
+	 "Writes rows of columns as text into a buffer; _rows.c says what a column is."},
+	{NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot slots[] = { { 0, NULL } };
+static PyModuleDef_Slot slots[] = {{0, NULL}};
 
 static struct PyModuleDef definition = {
-	PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_doc = "Columns to lines of text.", .m_methods = methods,
-	.m_slots = slots,
+	PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_doc = "Columns to lines of text.",
+	.m_methods = methods,  .m_slots = slots,
 };
 
 PyMODINIT_FUNC PyInit__rows(void)
