@@ -28,8 +28,9 @@ from pyflowx.kernel import KEY_DTYPE, VALUE_DTYPE, Attachment
 from pyflowx.wire.ipfix import Encoder
 
 TICK_NS = 1_000_000_000
-SPREAD_S = 0.7  # the part of a tick that sending may take
-SLOW_RATE = 5000  # Messages a second, if there are no more than fit in that part
+TICK_SPREAD_S = 0.7  # the part of a tick that sending may take
+END_SPREAD_S = 3.0  # ... and the time that the last flows may take
+SLOW_RATE = 5000  # Messages a second, if there are no more than fit in that time
 BURST = 16
 
 MERGES: dict[str, np.ufunc | None] = {
@@ -290,7 +291,7 @@ class Exporter:
         """Drain, age, send what ended."""
         ended = self._drain()
         now = time.monotonic_ns()
-        self._export([*ended, self._table.expire(now)], now)
+        self._export([*ended, self._table.expire(now)], now, TICK_SPREAD_S)
         self.counters.ticks += 1
 
     def finish(self) -> None:
@@ -299,7 +300,7 @@ class Exporter:
             self._meter.detach()
         finally:
             ended = self._drain()
-            self._export([*ended, self._table.flush()], time.monotonic_ns())
+            self._export([*ended, self._table.flush()], time.monotonic_ns(), END_SPREAD_S)
 
     def close(self) -> None:
         if self._wake >= 0:
@@ -316,7 +317,7 @@ class Exporter:
         reason = np.full(np.count_nonzero(full), EndReason.LACK_OF_RESOURCES, np.uint8)
         return [FlowRecords(keys[full], values[full], reason), self._table.update(keys[~full], values[~full])]
 
-    def _export(self, parts: Sequence[FlowRecords], now_ns: int) -> None:
+    def _export(self, parts: Sequence[FlowRecords], now_ns: int, spread_s: float) -> None:
         offset_ns, export_ns = self._meter.offset_ns(), time.time_ns()
         batches = []
         for records in parts:
@@ -325,7 +326,7 @@ class Exporter:
                 batches += flow_batches(records, offset_ns)
         messages = self._templates_for(batches, now_ns, export_ns)
         messages += [self._encoder.encode(batch, export_ns) for batch in batches]
-        self._send(messages)
+        self._send(messages, spread_s)
 
     def _templates_for(self, batches: Sequence[FlowBatch], now_ns: int, export_ns: int) -> list[Datagrams]:
         """All Templates, where a new one is needed or the refresh is due (RFC 7011 §8.4: UDP may lose them)."""
@@ -338,11 +339,11 @@ class Exporter:
         self.counters.template_messages += len(messages)
         return [messages]
 
-    def _send(self, parts: Sequence[Datagrams]) -> None:
-        """Send in small bursts, spread over most of a tick where there are many: a socket's usual receive
+    def _send(self, parts: Sequence[Datagrams], spread_s: float) -> None:
+        """Send in small bursts, spread over ``spread_s`` where there are many: a socket's usual receive
         buffer holds some 90 Messages."""
         total = sum(len(messages) for messages in parts)
-        rate = max(SLOW_RATE, total / SPREAD_S)
+        rate = max(SLOW_RATE, total / spread_s)
         begin, sent = time.monotonic(), 0
         for messages in parts:
             for row in range(0, len(messages), BURST):

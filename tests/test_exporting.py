@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from pyflowx import exporting
 from pyflowx.batch import V4_MAPPED, PacketBatch
+from pyflowx.cli.export import summary
 from pyflowx.exporting import MERGES, ExportConfig, Exporter, Trait, flow_batches, template, traits
 from pyflowx.flowtable import EndReason, FlowRecords
 from pyflowx.kernel import KEY_DTYPE, VALUE_DTYPE
+from pyflowx.transport.udp import SendCounts
 from pyflowx.wire import Decoder
 
 OFFSET = 1_700_000_000_000_000_000
@@ -352,3 +354,27 @@ def test_many_messages_are_spread_over_the_tick(clock):
     sent = sum(count for _, count in times)
     assert sent == exporter.counters.messages > 100
     assert times[-1][0] - begin == pytest.approx(sent / exporting.SLOW_RATE * SECOND, rel=0.2)
+
+
+def test_the_summary_says_where_everything_went(clock):
+    with Stepped(clock, Meter(joined(flow(), flow(ip_version=0, packets=1))), Sender(), 0) as exporter:
+        exporter.run()
+        counters = exporter.counters
+    counters.slow_ticks = 1
+    statistics = {
+        "metered": (3, 342),
+        "not_ip": (1, 60),
+        "malformed": (0, 0),
+        "map_full": (1, 342),
+        "gso_added": (5, 5),
+    }
+    assert list(summary(counters, statistics, [SendCounts(sent=1, lost=2, reports=1, last_error="No route")])) == [
+        "metered 4 packets, 600 IP octets, 684 octets on layer 2",
+        "left out not ip: 1 packet, 60 octets on layer 2",
+        "exported 2 flows (forced end 1, lack of resources 1)",
+        "map full: 1 packet counted without their flow; a larger --max-flows keeps them apart",
+        f"sent 3 messages (1 of them with Templates), {counters.message_octets} octets",
+        "lost 2 messages that the kernel refused: No route",
+        "unheard: 1 report that messages did not arrive; is the collector running?",
+        "slow: 1 tick of 0 took longer than a second",
+    ]

@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 
 from pyflowx.batch import Datagrams
+from pyflowx.exporting import ExportConfig, Exporter
 from pyflowx.flowtable import EndReason
+from pyflowx.kernel import Meter, MeterConfig
 from pyflowx.transport.udp import UdpReceiver, UdpSender
 from pyflowx.wire import Decoder
 
@@ -203,11 +205,12 @@ def test_a_second_signal_ends_at_once_and_nothing_stays(stack, number):
     assert attached() == []
 
 
-def test_our_own_messages_are_left_out(stack):
+@pytest.mark.parametrize("host", ["192.0.2.2", "2001:db8::2"])
+def test_our_own_messages_are_left_out(stack, host):
     """The collector is on the link that is metered."""
     demo.link_up()
-    collector = Collector(stack, "192.0.2.2")
-    program = demo.Program(HERE, "export", "-i", "wire", "-H", "192.0.2.2", "-p", str(PORT), "--inactive-timeout", "1")
+    collector = Collector(stack, host)
+    program = demo.Program(HERE, "export", "-i", "wire", "-H", host, "-p", str(PORT), "--inactive-timeout", "1")
     stack.callback(program.kill)
     program.wait_for("metering")
     listen(stack, HERE, "192.0.2.1", [5000])
@@ -222,6 +225,61 @@ def test_our_own_messages_are_left_out(stack):
     assert collector.per_port("ingressInterface")[0] == {5000: 12}
     (own,) = [line for line in program.messages if "own export" in line]
     assert 0 < int(re.findall(r"\d+", own)[0]) < collector.datagrams
+
+
+def test_a_full_map_loses_no_packet(stack):
+    """1,000 flows, room for 100: most packets have no flow of their own, and are all told of."""
+    collector = Collector(stack)
+    program = export(stack, "--max-flows", "100", "--hook", "tc")
+    demo.link_up()
+    ports = range(5000, 6000)
+    sender = talk(stack, HERE, "192.0.2.2", ports)
+    listen(stack, THERE, "192.0.2.2", ports)
+    for _ in range(4):
+        sender.send(payloads(50, 2))
+        time.sleep(0.6)
+    demo.link_down()
+    program.end()
+    collector.end()
+    link = statistics(HERE)
+    assert link["tx"]["packets"] > 8000
+    assert collector.total("packetDeltaCount") == link["rx"]["packets"] + link["tx"]["packets"]
+    assert collector.total("layer2OctetDeltaCount") == link["rx"]["bytes"] + link["tx"]["bytes"]
+    reasons = Counter(r for batch in collector.batches for r in batch.column("flowEndReason").tolist())
+    assert reasons[EndReason.LACK_OF_RESOURCES] > 3
+    assert any("map full: " in line for line in program.messages)
+
+
+def test_nothing_stays_attached_after_an_exception(stack):
+    class Broken:
+        def send(self, datagrams):
+            raise RuntimeError("a fault of ours")
+
+    def session():
+        with (
+            demo.inside(HERE),
+            Meter(MeterConfig(["wire"], hook="xdp")) as meter,
+            Exporter(meter, Broken(), ExportConfig(inactive_timeout=1e-6)) as exporter,
+        ):
+            exporter.start()
+            assert len(attached()) == 2
+            demo.link_up()
+            wait_until(lambda: statistics(HERE)["tx"]["packets"])
+            exporter.tick()
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        session()
+    assert attached() == []
+
+
+def test_after_a_kill_the_next_one_takes_over(stack):
+    killed = export(stack, "--hook", "xdp")
+    killed.process.kill()
+    killed.process.wait()
+    assert len(attached()) == 2
+    program = export(stack, "--hook", "xdp")
+    program.end()
+    assert attached() == []
 
 
 def test_several_interfaces_and_one_direction(stack):
