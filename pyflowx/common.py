@@ -84,6 +84,7 @@ TABLE: tuple[Column, ...] = (
             fill.combine(fill.uptimes_from_init, 22),
             fill.combine(fill.uptimes, 22),
             *fill.time(325, 324, 323, 322),
+            fill.fact(fill.sampled),
         ),
     ),
     Column(
@@ -95,6 +96,7 @@ TABLE: tuple[Column, ...] = (
             fill.combine(fill.uptimes_from_init, 21),
             fill.combine(fill.uptimes, 21),
             *fill.time(325, 324, 323, 322),
+            fill.fact(fill.sampled),
         ),
     ),
     # delta, total, initiator, responder, layer 2, post; then the length of a sampled packet

@@ -262,6 +262,11 @@ def agent(rows: Rows, type: str) -> CommonColumn | None:
     return CommonColumn(type, rows.of(compact_addresses(agent)))
 
 
+def sampled(rows: Rows, type: str) -> CommonColumn | None:
+    """An sFlow sample is a packet that was seen just before its datagram was sent."""
+    return received(rows, type) if rows.facts.protocol is Protocol.SFLOW_V5 else None
+
+
 def header_rate(rows: Rows, type: str) -> CommonColumn | None:
     rate = rows.facts.header("sampling_interval")  # NetFlow v5
     return None if rate is None else _positive(integers(type, rows.of(rate)))

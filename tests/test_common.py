@@ -361,10 +361,22 @@ def test_the_rate_of_netflow_5_is_in_its_header(make_decoded: Make) -> None:
     assert "template_id" not in row(batch)
 
 
-def test_the_sampler_of_sflow_is_the_agent(make_decoded: Make) -> None:
+def test_an_sflow_sample_is_one_packet_seen_by_the_agent(make_decoded: Make) -> None:
     agent = np.frombuffer(V4_MAPPED + b"\x0a\0\0\x09", np.uint8).reshape(1, 16)
-    (batch,) = to_common(make_decoded({"octetDeltaCount": [1]}, Protocol.SFLOW_V5, header={"agent_address": agent}))
-    assert row(batch)["sampler_address"] == "10.0.0.9"
+    columns = {"samplingInterval": [512], "dataLinkFrameSize": [1518], "ipTotalLength": [1500]}
+    (batch,) = to_common(make_decoded(columns, Protocol.SFLOW_V5, template_id=0, header={"agent_address": agent}))
+    assert row(batch) == {
+        "flow_type": "SFLOW_V5",
+        "time_received_ns": FACTS["time_received_ns"],
+        "sequence_num": 7,
+        "sampling_rate": 512,
+        "sampler_address": "10.0.0.9",
+        "time_flow_start_ns": FACTS["time_received_ns"],
+        "time_flow_end_ns": FACTS["time_received_ns"],
+        "bytes": 1518,
+        "packets": 1,
+        "observation_domain_id": 42,
+    }
 
 
 @given(
