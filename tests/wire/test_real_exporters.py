@@ -32,6 +32,7 @@ from pyflowx.transport.udp import UdpReceiver, UdpSender
 from pyflowx.wire import Decoder
 
 START = int(time.time()) - 100  # some exporters count from when they were started, with 32 bits of milliseconds
+CHECK_SEQUENCE = 4  # octets behind a frame of Ethernet, which sFlow counts
 Key = tuple[str, str, int, int, int]  # source, destination, their ports (0 where there are none), protocol
 Exporter = Callable[[Path, int], list[str]]
 SOFTFLOWD = ["softflowd", "-d", "-a", "-c", "none", "-A", "milli"]
@@ -61,7 +62,7 @@ class Traffic:
     """A capture, and what it holds."""
 
     path: Path
-    frames: int
+    frames: list[tuple[Any, ...]]  # as rows() below
     flows: dict[Key, Flow]
 
 
@@ -90,16 +91,17 @@ def frames() -> Iterator[tuple[Key, Packet, Packet, int]]:
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory: pytest.TempPathFactory) -> Traffic:
     flows: dict[Key, Flow] = {}
-    written = []
+    written, seen = [], []
     for number, (key, packet, frame, flags) in enumerate(frames()):
         frame.time = START + number / 100
         written.append(frame)
         time_ns = START * 10**9 + number * 10_000_000
         tos = packet.tc if IPv6 in packet else packet.tos
         flows.setdefault(key, Flow()).add(1, len(packet), time_ns, time_ns, flags, tos)
+        seen.append((key, len(frame) + CHECK_SEQUENCE, flags, tos, 64, frame.src, frame.dst))
     path = tmp_path_factory.mktemp("traffic") / "traffic.pcap"
     wrpcap(str(path), written)
-    return Traffic(path, len(written), flows)
+    return Traffic(path, seen, flows)
 
 
 # --- exporters: the command that reads the capture and sends to the port ------------------------------------------
@@ -201,11 +203,15 @@ def our_reading(batches: list[PacketBatch], path: Path) -> tuple[list[dict[str, 
     return [json.loads(line) for line in path.read_text().splitlines()], collector
 
 
+def key_of(row: dict[str, Any]) -> Key:
+    ports = (0, 0) if row["proto"] == 1 else (row["src_port"], row["dst_port"])
+    return row["src_addr"], row["dst_addr"], *ports, row["proto"]
+
+
 def by_key(rows: list[dict[str, Any]]) -> dict[Key, Flow]:
     flows: dict[Key, Flow] = {}
     for row in rows:
-        ports = (0, 0) if row["proto"] == 1 else (row["src_port"], row["dst_port"])
-        flow = flows.setdefault((row["src_addr"], row["dst_addr"], *ports, row["proto"]), Flow())
+        flow = flows.setdefault(key_of(row), Flow())
         times = row["time_flow_start_ns"], row["time_flow_end_ns"]
         flow.add(row["packets"], row["bytes"], *times, row.get("tcp_flags", 0), row["ip_tos"])
     return flows
@@ -275,3 +281,28 @@ def test_flows_are_what_the_traffic_was(traffic: Traffic, tmp_path: Path, name: 
     assert {row["sampler_address"] for row in rows} == {"127.0.0.1"}
     theirs = nfcapd_reading(batches, tmp_path / "nfcapd")
     assert theirs == {(key, what): getattr(flow, what) for key, flow in flows.items() for what in ("packets", "octets")}
+
+
+def test_samples_are_what_the_traffic_was(traffic: Traffic, tmp_path: Path) -> None:
+    """Every packet is sampled, but those that did not fill a datagram when it ends sfprobe does not send."""
+    exporter = pmacctd(
+        "plugins: sfprobe", "sfprobe_receiver: 127.0.0.1:PORT", "sfprobe_agentip: 192.0.2.99", "sampling_rate: 1"
+    )
+    rows, _ = our_reading(export(exporter, traffic.path), tmp_path / "flows")
+    assert len(rows) > len(traffic.frames) / 2
+    assert {(row["flow_type"], row["sampler_address"], row["sampling_rate"], row["packets"]) for row in rows} == {
+        ("SFLOW_V5", "192.0.2.99", 1, 1)
+    }
+    samples = Counter(
+        (
+            key_of(row),
+            row["bytes"],
+            row.get("tcp_flags", 0),
+            row["ip_tos"],
+            row["ip_ttl"],
+            row["src_mac"],
+            row["dst_mac"],
+        )
+        for row in rows
+    )
+    assert samples == Counter(traffic.frames[: len(rows)])
