@@ -12,7 +12,7 @@ their order::
 
 ``scope`` names the scope fields of options records. ``held``: the Template may still come; the records
 then appear in a line of their own, which repeats the header and says ``"late": true``. sFlow has samples
-where the others have Sets.
+where the others have Sets; records of protocols without Templates have no ``id``.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def _records(flows: FlowBatch, records: Records) -> Iterator[Item]:
     for message, offset, set_id, begin, end in zip(
         *(column.tolist() for column in (*places, begins, ends[stop - 1])), strict=True
     ):
-        yield message, offset, b'{"id":%d,%s"records":[%s]}' % (set_id, scope, block[begin : end - 1])
+        id = b'"id":%d,' % set_id if set_id else b""
+        yield message, offset, b'{%s%s"records":[%s]}' % (id, scope, block[begin : end - 1])
 
 
 def lines(decoded: Decoded) -> Iterator[bytes]:

@@ -228,6 +228,7 @@ def test_netflow_5_has_its_own_header() -> None:
     assert (line["protocol"], line["version"], line["flow_sequence"]) == ("NETFLOW_V5", 5, 77)
     assert (line["sampling_mode"], line["sampling_interval"]) == (1, 100)
     (found,) = line["sets"]
+    assert list(found) == ["records"]
     assert found["records"][0]["flowStartSysUpTime"] == 1000
 
 
