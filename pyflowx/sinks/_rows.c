@@ -28,9 +28,11 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SLACK	    64 // octets that a copy in blocks may write behind what it copies
-#define CELL_MAX    40 // longest text of a value that is not text: an IPv6 address takes 39
-#define COLUMNS_MAX 4096
+#define SLACK	       64 // octets that a copy in blocks may write behind what it copies
+#define CELL_MAX       40 // longest text of a value that is not text: an IPv6 address takes 39
+#define COLUMNS_MAX    4096
+#define INT64_FORMATS  (sizeof(long) == 8 ? "lq" : "q")
+#define UINT64_FORMATS (sizeof(long) == 8 ? "LQ" : "Q")
 
 struct column {
 	Py_buffer values, valid, starts, lengths;
@@ -430,7 +432,7 @@ static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_
 	case 'i':
 		return take(values, &c->values, "bhilq", rows, "signed");
 	case 'm':
-		return take(values, &c->values, "LQ", rows, "MAC");
+		return take(values, &c->values, UINT64_FORMATS, rows, "MAC");
 	case '4':
 		return take(values, &c->values, "I", rows, "IPv4");
 	case '6':
@@ -451,8 +453,8 @@ static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_
 		starts = PyTuple_GetItem(extra, 0);
 		lengths = PyTuple_GetItem(extra, 1);
 		if (!take(values, &c->values, "B", 0, "text") ||
-		    !take(starts, &c->starts, "lq", rows, "starts") ||
-		    !take(lengths, &c->lengths, "lq", rows, "lengths"))
+		    !take(starts, &c->starts, INT64_FORMATS, rows, "starts") ||
+		    !take(lengths, &c->lengths, INT64_FORMATS, rows, "lengths"))
 			return false;
 		if (c->values.ndim == 1 && (!c->values.len || c->values.strides[0] == 1))
 			return true;
