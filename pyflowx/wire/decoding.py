@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ def decode_sets(
     call = _Call(dialect, packets, messages, message_octets, store, now_ns, problems)
     call.resolve()
     call.hold_the_rest()
+    call.report()
     return call.result()
 
 
@@ -93,18 +95,19 @@ class _Call:
         ends = self.row_start + message_octets
         begins = np.minimum(self.row_start + dialect.header_octets, ends)
         self.table, flaws = walk(self.octets, begins, ends)
-        self._report(flaws, ends)
+        self._report_flaws(flaws, ends)
         self.offset: I64 = self.table.start - self.row_start[self.table.span]
         self.keys = _keys(messages, self.table, dialect.version)
         self.layouts: list[Layout | None] = [None] * len(self.keys)
         self.waiting: defaultdict[bytes, list[int]] = defaultdict(list)
         self.late: list[_Late] = []
+        self.found: defaultdict[Reason, list[tuple[int, int]]] = defaultdict(list)  # (Set, offset in it)
         self.resolved_at: dict[int, int] = {}  # Sets before their Template: the Set that brought it
         self.changes: defaultdict[bytes, list[tuple[int, Layout | None]]] = defaultdict(
             list
         )  # (Set, layout until then)
 
-    def _report(self, flaws: list[Flaw], ends: I64) -> None:
+    def _report_flaws(self, flaws: list[Flaw], ends: I64) -> None:
         for spans, positions, reason in flaws:
             offsets = positions - self.row_start[spans]
             self.problems.add(self.messages.packet[spans], offsets, reason)
@@ -119,11 +122,11 @@ class _Call:
     def resolve(self) -> None:
         done = 0
         control = np.flatnonzero(self.table.set_id < MIN_TEMPLATE_ID).tolist()
-        for number in [*control, len(self.keys)]:
+        for number in control:
             self._look_up(done, number)
-            if number < len(self.keys):
-                self._control(number)
+            self._control(number)
             done = number + 1
+        self._look_up(done, len(self.keys))
 
     def _look_up(self, first: int, last: int) -> None:
         get = self.store.layouts.get
@@ -136,12 +139,12 @@ class _Call:
             self.layouts[first:last] = list(map(get, self.keys[first:last]))
         if None in self.layouts[first:last]:
             missing = [number for number in range(first, last) if self.layouts[number] is None]
-            self._problem(np.array(missing), Reason.HELD_DATA)
             for number in missing:
+                self._problem(number, Reason.HELD_DATA)
                 self.waiting[self.keys[number]].append(number)
 
     def _control(self, number: int) -> None:
-        set_id = int(self.table.set_id[number])
+        span, offset, set_id = self.places[number]
         if set_id not in (self.dialect.template_set, self.dialect.options_set):
             self._problem(number, Reason.RESERVED_SET_ID)
             self._give_up(number, held=False)
@@ -156,9 +159,8 @@ class _Call:
             self._problem(number, reason, SET_HEADER + position)
         if flaws:
             self._give_up(number, held=False)
-        place = int(self.table.span[number]), int(self.offset[number]), set_id
         for record in records:
-            self.templates.append(ReceivedTemplate(*place, record))
+            self.templates.append(ReceivedTemplate(span, offset, set_id, record))
             if record.is_withdrawal:
                 self._withdraw(number, key[:PREFIX], record.template_id, is_options)
             else:
@@ -201,16 +203,32 @@ class _Call:
         for changed, old in self.store.learn(key[:EXPORTER], typeinfo.elements(layout, records)):
             self.changes[changed].append((number, old))
 
-    def _content(self, number: int) -> bytes:
-        start, length = int(self.table.start[number]), int(self.table.length[number])
-        return bytes(self.view[start + SET_HEADER : start + length])
+    @cached_property
+    def places(self) -> list[tuple[int, int, int]]:
+        """(row in messages, offset, Set ID) of each Set; only asked for where Sets are taken one by one."""
+        columns = (self.table.span, self.offset, self.table.set_id)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
-    def _problem(self, number: int | Array, reason: Reason, plus: int = 0) -> None:
-        self.problems.add(self.messages.packet[self.table.span[number]], self.offset[number] + plus, reason)
+    @cached_property
+    def extents(self) -> list[tuple[int, int]]:
+        """Begin and end of the content of each Set, likewise."""
+        ends = self.table.start + self.table.length
+        return list(zip((self.table.start + SET_HEADER).tolist(), ends.tolist(), strict=True))
+
+    def _content(self, number: int) -> bytes:
+        begin, end = self.extents[number]
+        return bytes(self.view[begin:end])
+
+    def _problem(self, number: int, reason: Reason, plus: int = 0) -> None:
+        self.found[reason].append((number, plus))
+
+    def report(self) -> None:
+        for reason, rows in self.found.items():
+            numbers, plus = np.array(rows, np.int64).T
+            self.problems.add(self.messages.packet[self.table.span[numbers]], self.offset[numbers] + plus, reason)
 
     def _give_up(self, number: int, held: bool) -> None:
-        place = int(self.table.span[number]), int(self.offset[number]), int(self.table.set_id[number])
-        self.opaque.append(OpaqueSet(*place, self._content(number), held))
+        self.opaque.append(OpaqueSet(*self.places[number], self._content(number), held))
 
     # -- what had no Template in this call -------------------------------------------------------------------
 
@@ -218,10 +236,9 @@ class _Call:
         heads: dict[int, HeldMessage] = {}
         numbers = sorted((number, key) for key, waiting in self.waiting.items() for number in waiting)
         for number, key in numbers:
-            span = int(self.table.span[number])
+            span, offset, set_id = self.places[number]
             head = heads.get(span) or heads.setdefault(span, self._head(span))
-            place = int(self.offset[number]), int(self.table.set_id[number])
-            held = self.store.held.hold(key, HeldSet(head, *place, self._content(number), self.now_ns))
+            held = self.store.held.hold(key, HeldSet(head, offset, set_id, self._content(number), self.now_ns))
             if not held:
                 self._problem(number, Reason.HELD_DATA_DROPPED)
             self._give_up(number, held)
