@@ -301,9 +301,12 @@ def demo(stack: contextlib.ExitStack) -> None:
 
 
 def clean_up() -> None:
+    """The namespaces, and with them the links and what is attached; who still runs there held them alive."""
     for namespace in (HERE, THERE):
         if os.path.exists(f"/run/netns/{namespace}"):
-            subprocess.run(["ip", "netns", "delete", namespace], check=False)
+            for pid in run("ip", "netns", "pids", namespace).split():
+                os.kill(int(pid), signal.SIGKILL)
+            run("ip", "netns", "delete", namespace)
 
 
 def interrupted(number: int, frame: object) -> None:

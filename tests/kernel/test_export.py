@@ -400,7 +400,6 @@ def test_nfcapd_and_tshark_read_all_of_it(stack, tmp_path):
 
 
 def test_the_demo_cleans_up_on_control_c():
-    before = demo.run("ip", "netns", "list")
     process = subprocess.Popen(
         [sys.executable, demo.__file__],
         stdout=subprocess.PIPE,
@@ -413,8 +412,9 @@ def test_the_demo_cleans_up_on_control_c():
         line = process.stderr.readline()
         assert line, said
         said += line
+    assert f"pyflowx-demo-{process.pid}-a" in demo.run("ip", "netns", "list")
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
-    assert demo.run("ip", "netns", "list") == before
+    assert f"pyflowx-demo-{process.pid}-" not in demo.run("ip", "netns", "list")
