@@ -9,8 +9,7 @@ A field of such a type becomes a column of objects, one a record:
 - :class:`UnreadList`: ``octets`` that do not parse (Reason.BAD_STRUCTURED_DATA).
 
 All but the last have ``semantic`` (:data:`SEMANTICS`). The lists of a batch that have the same layout share one
-FlowBatch, of which each is a range of rows, so that cost follows octets, not lists. Columns of lists
-inside these batches are columns of the same objects again, to :data:`MAX_DEPTH`.
+FlowBatch, of which each is a range of rows, so that cost follows octets, not lists. Columns of lists inside these batches are columns of the same objects again, to :data:`MAX_DEPTH`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class UnreadList(NamedTuple):
 class BasicList(NamedTuple):
     semantic: int
     field: FieldSpecifier
-    batch: FlowBatch
+    batch: FlowBatch  # one column; lists of other elements with the same type and length may be in it
     start: int
     stop: int
 
@@ -108,8 +107,9 @@ class _Reader:
         return objects, np.concatenate(self.bad)
 
     def basic(self) -> None:
-        """RFC 6313 §4.5.1."""
-        groups: defaultdict[FieldSpecifier, list[_Span]] = defaultdict(list)
+        """RFC 6313 §4.5.1. Lists that are read alike are read together, whatever their element: it costs a peer nothing
+        to name another one in each."""
+        groups: defaultdict[tuple[str, int], list[tuple[FieldSpecifier, _Span]]] = defaultdict(list)
         for row, (begin, end) in enumerate(zip(self.begins, self.ends, strict=True)):
             if end - begin < 5:
                 continue
@@ -122,10 +122,11 @@ class _Reader:
                 content += 4
             if length:
                 element = self.context.element(self.origins[row], pen, id & 0x7FFF)
-                groups[FieldSpecifier(element, length)].append(_Span(row, content, end))
-        for field, spans in groups.items():
-            batch, ranges = self._records(Layout((field,)), spans)
-            for span, (start, stop) in zip(spans, ranges, strict=True):
+                pair = FieldSpecifier(element, length), _Span(row, content, end)
+                groups[element.data_type.name, length].append(pair)
+        for pairs in groups.values():
+            batch, ranges = self._records(Layout((pairs[0][0],)), [span for _, span in pairs])
+            for (field, span), (start, stop) in zip(pairs, ranges, strict=True):
                 if stop >= 0:
                     self.items[span.row] = BasicList(self.data[self.begins[span.row]], field, batch, start, stop)
 
