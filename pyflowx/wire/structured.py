@@ -9,7 +9,8 @@ A field of such a type becomes a column of objects, one a record:
 - :class:`UnreadList`: ``octets`` that do not parse (Reason.BAD_STRUCTURED_DATA).
 
 All but the last have ``semantic`` (:data:`SEMANTICS`). The lists of a batch that have the same layout share one
-FlowBatch, of which each is a range of rows, so that cost follows octets, not lists. Columns of lists inside these batches are columns of the same objects again, to :data:`MAX_DEPTH`.
+FlowBatch, of which each is a range of rows, so that cost follows octets, not lists. Columns of lists inside these
+batches are columns of the same objects again, to :data:`MAX_DEPTH`.
 """
 
 from __future__ import annotations
