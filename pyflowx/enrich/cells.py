@@ -14,6 +14,7 @@ U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 MARGIN = 32  # octets around the text in a buffer of cells: 8 octets can be read at any place of a cell and before it
+_MASKS = np.array([(1 << 8 * octets) - 1 for octets in range(9)], np.uint64)
 _MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 
 
@@ -76,8 +77,7 @@ def groups(keys: Array) -> tuple[I64, Mask]:
 def _word(cells: Octets, at: int) -> U64:
     """Octets at..at+8 of each cell as an integer, zero behind its end."""
     word: U64 = words(cells.buffer, 64)[cells.starts + at]
-    spare = np.clip(8 + at - cells.lengths, 0, 7).astype(np.uint64) << np.uint64(3)
-    word &= np.uint64(0xFFFFFFFFFFFFFFFF) >> spare
+    word &= _MASKS[np.clip(cells.lengths - at, 0, 8)]
     return word
 
 

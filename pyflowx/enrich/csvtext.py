@@ -49,7 +49,7 @@ class Csv:
             self._data = self._requoted()
             self._quotes = self._find_quotes()
         self._start = self._line_end(0)
-        first = self._data[: self._start].decode("utf-8", "replace")
+        first = self._data[: self._start].decode("utf-8", "replace").lstrip()
         self.header = [cell.strip() for cell in next(csv.reader(io.StringIO(first, newline="")))]
 
     def find(self, column: str, option: str) -> int:

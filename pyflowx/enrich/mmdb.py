@@ -161,7 +161,7 @@ class MmdbRecords:
             value = _dig(record, path)
             if value is not None:
                 return INTEGER if type(value) is int else FLOAT if type(value) is float else TEXT
-        if not all(step.isdigit() or step.encode() in self._file.data for step in path):
+        if not all(step.isdigit() or _as_key(step) in self._file.data for step in path):
             names = sorted({name for record in sample for name in _paths(record)})
             known = ", ".join(names[:40]) or "none"
             raise self._file.error(f"no field {'.'.join(path)!r} in it; the fields are: {known}")
@@ -191,6 +191,12 @@ class MmdbRecords:
             if code == len(dictionary.values):
                 dictionary.values.append(value)
             codes[number] = code
+
+
+def _as_key(name: str) -> bytes:
+    """A map key as a file spells it (a longer one: without the octets that say its length)."""
+    octets = name.encode()
+    return bytes([2 << 5 | len(octets)]) + octets if len(octets) < 29 else octets
 
 
 def _dig(record: Any, path: Sequence[str]) -> Any:

@@ -19,7 +19,7 @@ INTEGER, FLOAT, TEXT = "integer", "float", "text"
 
 # No leading zero ("007" is a text), no exponent that overflows; checked over all distinct cells at once.
 _INTEGERS = re.compile(rb"(?: *-?(?:0|[1-9][0-9]{0,18}) *\n)*")
-_FLOATS = re.compile(rb"(?: *-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][-+]?[0-9]{1,2})? *\n)*")
+_FLOATS = re.compile(rb"(?: *-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE](?:-[0-9]{1,3}|\+?[0-9]{1,2}))? *\n)*")
 _LEAST, _GREATEST = -(1 << 63), (1 << 63) - 1
 
 
@@ -71,24 +71,28 @@ class CellEncoder:
 
 def infer(cells: Sequence[bytes]) -> str:
     """The kind of a column with these distinct cells; text where none says anything."""
-    lines = b"\n".join(filter(None, cells)) + b"\n"
-    if lines == b"\n":
-        return TEXT
-    if _INTEGERS.fullmatch(lines) and all(_LEAST <= int(cell) <= _GREATEST for cell in cells if len(cell) > 18):
-        return INTEGER
-    return FLOAT if _FLOATS.fullmatch(lines) else TEXT
+    said = [cell for cell in cells if cell]
+    return next(kind for kind in (INTEGER, FLOAT, TEXT) if _fits(said, kind)) if said else TEXT
+
+
+def _fits(cells: Sequence[bytes], kind: str) -> bool:
+    if kind == TEXT or not cells:
+        return True
+    lines = b"\n".join(cells) + b"\n"
+    pattern = _INTEGERS if kind == INTEGER else _FLOATS
+    if lines.count(b"\n") != len(cells) or pattern.fullmatch(lines) is None:
+        return False
+    return kind == FLOAT or all(_LEAST <= int(cell) <= _GREATEST for cell in cells if len(cell) > 18)
 
 
 def convert(cells: list[bytes], column: str, kind: str) -> list[Value]:
     """Cells that are not empty as values of a kind."""
+    if not _fits(cells, kind):
+        odd = next(cell for cell in cells if not _fits([cell], kind)).decode("utf-8", "replace")
+        raise ConfigError(f"column {column!r} holds {odd!r}; expected {kind} as in the table before")
     if kind == TEXT:
         return [cell.replace(b'""', b'"').decode("utf-8", "replace") for cell in cells]
-    number, pattern = (int, _INTEGERS) if kind == INTEGER else (float, _FLOATS)
-    if not pattern.fullmatch(b"".join(cell + b"\n" for cell in cells)):
-        odd = next(cell for cell in cells if not pattern.fullmatch(cell + b"\n"))
-        text = odd.decode("utf-8", "replace")
-        raise ConfigError(f"column {column!r} holds {text!r}; expected {kind} as in the table before")
-    return list(map(number, cells))
+    return list(map(int if kind == INTEGER else float, cells))
 
 
 class Records:

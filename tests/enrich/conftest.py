@@ -1,0 +1,80 @@
+"""What the tests of tables share."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from pyflowx.enrich.options import parse_enrich
+from pyflowx.enrich.table import Enrichment, load_table
+from pyflowx.enrich.values import Coded
+
+FLOW_COLUMNS = {
+    "src_addr": "address",
+    "dst_addr": "address",
+    "next_hop": "address",
+    "bgp_next_hop": "address",
+    "sampler_address": "address",
+    "in_if": "integer",
+    "out_if": "integer",
+    "proto": "integer",
+    "dst_port": "integer",
+    "flow_type": "label",
+}
+
+
+class Column(NamedTuple):
+    values: Any
+    valid: Any = None
+
+
+def addresses(texts: Sequence[Any], wide: bool = True) -> Column:
+    """A column of addresses; None is null. Not ``wide``: as uint32, for IPv4 alone."""
+    found = [ipaddress.ip_address(text or "0.0.0.0") for text in texts]
+    valid = np.array([text is not None for text in texts], np.bool_)
+    mask = None if valid.all() else valid
+    if not wide:
+        return Column(np.array([int(address) for address in found], np.uint32), mask)
+    octets = (a.packed if a.version == 6 else bytes(10) + b"\xff\xff" + a.packed for a in found)
+    return Column(np.frombuffer(b"".join(octets), np.uint8).reshape(-1, 16), mask)
+
+
+def decode(coded: Coded) -> list[Any]:
+    """A result column as Python values."""
+    return [None if code < 0 else coded.dictionary.values[code] for code in coded.codes.tolist()]
+
+
+def load(option: str, data: bytes) -> Enrichment:
+    """An ``--enrich`` option at work, with what its file holds."""
+    spec = parse_enrich(option, FLOW_COLUMNS)
+    return Enrichment(spec, load_table(spec, data, FLOW_COLUMNS))
+
+
+class Tools(NamedTuple):
+    columns: dict[str, str]
+    addresses: Callable[..., Column]
+    integers: Callable[[Sequence[int]], Column]
+    decode: Callable[[Coded], list[Any]]
+    load: Callable[[str, bytes], Enrichment]
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return Tools(FLOW_COLUMNS, addresses, lambda values: Column(np.array(values, np.uint64)), decode, load)
+
+
+@pytest.fixture(scope="session")
+def mmdb() -> ModuleType:
+    """The writer of MMDB files beside this file."""
+    spec = importlib.util.spec_from_file_location("mmdb_writer", Path(__file__).with_name("mmdb_writer.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
