@@ -30,7 +30,7 @@ Ends on SIGINT and SIGTERM: it detaches, sends all flows and prints a summary. A
 """
 
 IN_FLOWS = ("metered", "map_full", "gso_added")  # statistics of packets that records tell of; all others are left out
-SECONDS = click.FloatRange(min=0, min_open=True)
+SECONDS = click.IntRange(1, 86_400)
 
 
 def _interfaces(names: tuple[str, ...]) -> list[str]:
@@ -106,9 +106,19 @@ def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], se
 
 
 @click.command("export", epilog=EPILOG, short_help="Meter an interface in the kernel; send IPFIX.")
-@click.option("-i", "--interface", "interfaces", multiple=True, default=["lo"], show_default=True, help="Repeatable.")
+@click.option(
+    "-i",
+    "--interface",
+    "interfaces",
+    multiple=True,
+    default=["lo"],
+    show_default=True,
+    help="What to meter; repeatable.",
+)
 @click.option("-H", "--collector-host", default="127.0.0.1", show_default=True, help="Name, IPv4 or IPv6 address.")
-@click.option("-p", "--collector-port", type=click.IntRange(1, 65535), default=4739, show_default=True)
+@click.option(
+    "-p", "--collector-port", type=click.IntRange(1, 65535), default=4739, show_default=True, help="UDP port."
+)
 @click.option(
     "--active-timeout", type=SECONDS, default=60, show_default=True, help="Seconds after which a long flow is cut."
 )
@@ -118,7 +128,13 @@ def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], se
 @click.option(
     "--template-refresh-rate", type=SECONDS, default=300, show_default=True, help="Seconds between Templates."
 )
-@click.option("--observation-domain-id", type=click.IntRange(0, 2**32 - 1), default=1, show_default=True)
+@click.option(
+    "--observation-domain-id",
+    type=click.IntRange(0, 2**32 - 1),
+    default=1,
+    show_default=True,
+    help="Tells exporters behind one address apart.",
+)
 @click.option(
     "--hook",
     type=click.Choice(["auto", "xdp", "tc"]),
@@ -126,7 +142,13 @@ def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], se
     show_default=True,
     help="Where in the kernel; auto: native XDP on ingress where the driver has it, TC elsewhere.",
 )
-@click.option("--direction", type=click.Choice(["both", "ingress", "egress"]), default="both", show_default=True)
+@click.option(
+    "--direction",
+    type=click.Choice(["both", "ingress", "egress"]),
+    default="both",
+    show_default=True,
+    help="Packets that come in, that go out, or both; XDP sees those that come in.",
+)
 @click.option(
     "--max-flows",
     type=click.IntRange(1, 1 << 24),
@@ -138,9 +160,9 @@ def command(
     interfaces: tuple[str, ...],
     collector_host: str,
     collector_port: int,
-    active_timeout: float,
-    inactive_timeout: float,
-    template_refresh_rate: float,
+    active_timeout: int,
+    inactive_timeout: int,
+    template_refresh_rate: int,
     observation_domain_id: int,
     hook: str,
     direction: str,
