@@ -18,6 +18,7 @@ Examples:
   pyflowx generate -p 9995                              1000 packets/s of 10 flows, IPFIX, until Ctrl-C
   pyflowx generate -p 9995 -r 10000 -n 50000            50,000 packets in 5 seconds
   pyflowx generate -p 2055 -t netflow9 -r 0             as fast as it goes
+  pyflowx generate -p 6343 -t sflow                     sampled packets
   pyflowx generate -p 9995 --seed 7 -n 100              the same flows each time
   pyflowx generate -H 2001:db8::1 --src-cidr 2001:db8:1::/48 --dst-cidr 2001:db8:2::/48
   pyflowx generate -p 9995 --protocols tcp,udp,icmp --tcp-flags 0x12 --octet-range 64-1500
@@ -158,8 +159,15 @@ def run(generator: Generator) -> Summary:
 @click.option("--dst-port-range", default="1-1024", show_default=True, help="Destination ports.")
 @click.option("--seed", type=click.IntRange(0), show_default="random", help="The same number gives the same flows.")
 @click.option("--tcp-flags", default="0", show_default=True, help="Flags of TCP flows, such as 0x12.")
-@click.option("--octet-range", default="64-65535", show_default=True, help="Octets of a flow.")
-@click.option("--packet-range", default="1-99", show_default=True, help="Packets of a flow.")
+@click.option(
+    "--octet-range",
+    default="64-65535",
+    show_default=True,
+    help="Octets of a flow (sFlow: of the sampled frame, at least its headers).",
+)
+@click.option(
+    "--packet-range", default="1-99", show_default=True, help="Packets of a flow (sFlow: that a sample stands for)."
+)
 def command(**options: Any) -> None:
     """Send random flows to a collector, at an exact rate or as fast as it goes.
 

@@ -1,33 +1,22 @@
-"""The generating process: random flows, encoded and sent at an exact rate.
-
-:class:`FlowSource` makes columns of random flows, :class:`Pacer` says how many packets are due,
-:class:`Generator` puts them together with an encoder of :mod:`pyflowx.wire` and a
-:class:`~pyflowx.transport.udp.UdpSender`. Nothing here prints.
-"""
+"""The generating process: pace, encode, send."""
 
 from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pyflowx.batch import Array, Datagrams, FlowBatch
-from pyflowx.elements import FieldSpecifier, default_registry
+from pyflowx.elements import FieldSpecifier
 from pyflowx.errors import ConfigError, EncodeError
+from pyflowx.generating.settings import PROTOCOLS, Settings
+from pyflowx.generating.source import FlowSource, flow_fields
 from pyflowx.transport.udp import UdpSender
 
-Network = IPv4Network | IPv6Network
-
-DEFAULT_SOURCES = IPv4Network("10.0.0.0/8")
-DEFAULT_DESTINATIONS = IPv4Network("192.168.0.0/16")
-PROTOCOLS = ("ipfix", "netflow9", "netflow5", "sflow")
 MAX_PAYLOAD = 65_507  # octets of a UDP datagram over IPv4
 
 _NS = 1_000_000_000
@@ -40,66 +29,6 @@ _TOO_MANY = MAX_PAYLOAD // 8  # flows of a packet: each takes more octets than t
 _AHEAD = 10  # a tenth of a second is encoded at once, so that Export Time and flow times are true
 _WORTH_A_THREAD = 64  # packets from which sending beside drawing pays
 _UPTIME_NS = 3600 * _NS  # a made-up router has been up for an hour when it starts
-
-_TCP, _ICMP, _ICMPV6 = 6, 1, 58
-_WITH_PORTS = (_TCP, 17, 33, 132, 136)  # TCP, UDP, DCCP, SCTP, UDPLite
-_FIRST_PRIVATE_AS = 64_512  # RFC 6996: 1023 of them in 16 bits
-_NEXT_HOPS_V4 = 0xC000_0200  # 192.0.2.0/24 (RFC 5737)
-_NEXT_HOPS_V6 = bytes.fromhex("20010db8") + bytes(12)  # 2001:db8::/32 (RFC 3849)
-
-# What a router usually exports; the length where it is not the element's natural one. IPv6: the same with other names.
-_ROUTER_FIELDS: tuple[tuple[str, int | None], ...] = (
-    ("sourceIPv4Address", None),
-    ("destinationIPv4Address", None),
-    ("sourceTransportPort", None),
-    ("destinationTransportPort", None),
-    ("protocolIdentifier", None),
-    ("ipClassOfService", None),
-    ("tcpControlBits", 1),
-    ("octetDeltaCount", None),
-    ("packetDeltaCount", None),
-    ("flowStartMilliseconds", None),
-    ("flowEndMilliseconds", None),
-    ("ingressInterface", None),
-    ("egressInterface", None),
-    ("bgpSourceAsNumber", None),
-    ("bgpDestinationAsNumber", None),
-    ("sourceIPv4PrefixLength", None),
-    ("destinationIPv4PrefixLength", None),
-    ("ipNextHopIPv4Address", None),
-    ("flowDirection", None),
-    ("icmpTypeCodeIPv4", None),
-)
-# NetFlow says when in milliseconds since the router started (RFC 3954 §8)
-_NETFLOW_TIMES = {"flowStartMilliseconds": "flowStartSysUpTime", "flowEndMilliseconds": "flowEndSysUpTime"}
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What to generate; the fields are the options of ``pyflowx generate``. Ranges include both ends.
-
-    ``rate``: packets a second, 0 is unlimited. ``count``: packets of flows, 0 is endless. ``protocol``: how to
-    encode, one of :data:`PROTOCOLS`. ``protocols``: IP protocol numbers, each flow has one of them.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 4739
-    protocol: str = "ipfix"
-    rate: int = 1000
-    flows_per_packet: int = 10
-    count: int = 0
-    observation_domain_id: int = 1
-    template_interval_s: int = 30
-    src_cidr: Network = DEFAULT_SOURCES
-    dst_cidr: Network = DEFAULT_DESTINATIONS
-    protocols: tuple[int, ...] = (6, 17)
-    src_port_range: tuple[int, int] = (1024, 65535)
-    dst_port_range: tuple[int, int] = (1, 1024)
-    seed: int | None = None
-    tcp_flags: int = 0
-    octet_range: tuple[int, int] = (64, 65535)
-    packet_range: tuple[int, int] = (1, 99)
-
 
 _NOTHING = Datagrams(np.zeros((0, 0), np.uint8), np.zeros(0, np.int32))
 
@@ -141,124 +70,6 @@ class Pacer:
 
     def _at(self, packet: int) -> int:
         return self._start - (-packet * _NS // self._rate)  # rounded up: then it is due indeed
-
-
-def _table(values: Mapping[int, int], dtype: type[np.generic]) -> Array:
-    table = np.zeros(256, dtype)
-    table[list(values)] = list(values.values())
-    return table
-
-
-class _Bits:
-    """Random bits, handed out a few at a time: cheaper than a draw for each small field."""
-
-    def __init__(self, rng: np.random.Generator, n: int) -> None:
-        self._bits = rng.integers(0, 2**64 - 1, n, np.uint64, endpoint=True)
-
-    def take(self, width: int) -> npt.NDArray[np.uint32]:
-        """The next ``width`` bits of each; there are 64 in all."""
-        taken = (self._bits & np.uint64((1 << width) - 1)).astype(np.uint32)
-        self._bits >>= np.uint64(width)
-        return taken
-
-
-def flow_fields(protocol: str, version: int) -> tuple[FieldSpecifier, ...]:
-    """The fields of a generated flow; ``version`` is that of IP."""
-    if protocol == "netflow5":
-        from pyflowx.wire.netflow5 import FORMATS
-
-        return FORMATS[5].fields
-    names = _NETFLOW_TIMES if protocol == "netflow9" else {}
-    family = f"IPv{version}"
-    return tuple(
-        default_registry().field(names.get(name, name).replace("IPv4", family), length)
-        for name, length in _ROUTER_FIELDS
-    )
-
-
-class FlowSource:
-    """An endless stream of random flows, the same for the same settings and seed but for the clock."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._rng = np.random.default_rng(settings.seed)
-        self.version = settings.src_cidr.version
-        self.fields = flow_fields(settings.protocol, self.version)
-        self._protocols = np.array(settings.protocols, np.uint8)
-        self._has_ports = _table(dict.fromkeys(_WITH_PORTS, 1), np.uint16)
-        self._flags = _table({_TCP: settings.tcp_flags}, np.uint16)
-        icmp, request, reply = (_ICMP, 8, 0) if self.version == 4 else (_ICMPV6, 128, 129)
-        self._icmp = np.stack([_table({icmp: kind << 8}, np.uint16) for kind in (request, reply)])
-
-    def draw(self, n: int) -> dict[str, Array]:
-        """Columns of n flows by element name; instead of times ``age`` (since the end) and ``duration``, in ms."""
-        settings, rng, family = self._settings, self._rng, f"IPv{self.version}"
-        protocol = self._protocols[rng.integers(0, len(self._protocols), n, np.uint8)]
-        bits = _Bits(rng, n)
-        egress = bits.take(5) + np.uint32(1)
-        has_ports = self._has_ports[protocol]
-        icmp = self._icmp[bits.take(1), protocol]
-        source_port = self._between(settings.src_port_range, n, np.uint16) * has_ports
-        destination_port = self._between(settings.dst_port_range, n, np.uint16) * has_ports
-        if settings.protocol == "netflow5":  # it has no other place for them
-            destination_port |= icmp
-        return {
-            f"source{family}Address": self._addresses(settings.src_cidr, n),
-            f"destination{family}Address": self._addresses(settings.dst_cidr, n),
-            "sourceTransportPort": source_port,
-            "destinationTransportPort": destination_port,
-            "protocolIdentifier": protocol,
-            "ipClassOfService": (bits.take(6) << 2).astype(np.uint8),  # a DSCP, no ECN
-            "tcpControlBits": self._flags[protocol],
-            "octetDeltaCount": self._between(settings.octet_range, n, np.uint64),
-            "packetDeltaCount": self._between(settings.packet_range, n, np.uint64),
-            "ingressInterface": bits.take(5) + np.uint32(1),
-            "egressInterface": egress,
-            "bgpSourceAsNumber": bits.take(9) + np.uint32(_FIRST_PRIVATE_AS),
-            "bgpDestinationAsNumber": bits.take(9) + np.uint32(_FIRST_PRIVATE_AS),
-            f"source{family}PrefixLength": np.full(n, settings.src_cidr.prefixlen, np.uint8),
-            f"destination{family}PrefixLength": np.full(n, settings.dst_cidr.prefixlen, np.uint8),
-            f"ipNextHop{family}Address": self._next_hops(egress),
-            "flowDirection": bits.take(1).astype(np.uint8),
-            f"icmpTypeCode{family}": icmp,
-            "age": bits.take(10),
-            "duration": bits.take(16),
-        }
-
-    def _between(self, bounds: tuple[int, int], n: int, dtype: type[np.unsignedinteger[Any]]) -> Array:
-        narrow = np.uint32 if dtype is np.uint64 and bounds[1] < 1 << 32 else dtype  # half the random bits
-        return self._rng.integers(*bounds, n, narrow, endpoint=True).astype(dtype, copy=False)
-
-    def _addresses(self, network: Network, n: int) -> Array:
-        if network.version == 4:
-            hosts = self._rng.integers(0, 2**32 - 1, n, np.uint32, endpoint=True)
-            return (hosts & np.uint32(int(network.hostmask))) | np.uint32(int(network.network_address))
-        words = self._rng.integers(0, 2**64 - 1, (n, 2), np.uint64, endpoint=True)
-        words &= np.frombuffer(network.hostmask.packed, np.uint64)
-        words |= np.frombuffer(network.network_address.packed, np.uint64)
-        return words.view(np.uint8)
-
-    def _next_hops(self, egress: npt.NDArray[np.uint32]) -> Array:
-        """One neighbour behind each interface."""
-        if self.version == 4:
-            return egress + np.uint32(_NEXT_HOPS_V4)
-        hops = np.tile(np.frombuffer(_NEXT_HOPS_V6, np.uint8), (len(egress), 1))
-        hops[:, 15] = egress
-        return hops
-
-    def flows(self, columns: Mapping[str, Array], export_ns: int, boot_ns: int) -> FlowBatch:
-        """``columns`` of :meth:`draw`, or a slice of them, as flows that have just ended at ``export_ns``."""
-        end = np.uint64(export_ns // _MS) - columns["age"]
-        start = end - columns["duration"]
-        boot = np.uint64(boot_ns // _MS)
-        times: dict[str, Callable[[], Array]] = {
-            "flowStartMilliseconds": lambda: start,
-            "flowEndMilliseconds": lambda: end,
-            "flowStartSysUpTime": lambda: (start - boot).astype(np.uint32),
-            "flowEndSysUpTime": lambda: (end - boot).astype(np.uint32),
-        }
-        names = [field.element.name for field in self.fields]
-        return FlowBatch(self.fields, [times[name]() if name in times else columns[name] for name in names])
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,6 +248,8 @@ def _check_fit(settings: Settings, boot_ns: int) -> None:
 
 def _most(settings: Settings, name: str) -> int:
     """The largest value that the field of this name holds."""
+    if settings.protocol == "sflow":  # its fields have other names and 32 bits
+        return 2**32 - 1
     fields = flow_fields(settings.protocol, settings.src_cidr.version)
     return next((1 << (8 * length)) - 1 for element, length in fields if element.name == name)
 
