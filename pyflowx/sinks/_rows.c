@@ -1,43 +1,32 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Columns to lines of text: the inner loop of the NDJSON and CSV sinks, where text made by Python
-// costs too much.
-//
+// Columns to lines of text, the inner loop of the NDJSON and CSV sinks:
 //   fill(out, first, last, begin, separator, end, nulls, columns, ends) -> (next, used)
-//
-// writes the rows first..last-1 into `out` until one may not fit; `next` is the first row that was
-// not written, `used` the octets that were. A row is `begin`, its cells with `separator` between
-// them, `end`; a cell is `lead`, the value's text, `trail`. A null is left out with its separator
-// (nulls False, JSON) or is an empty cell with its separator (nulls True, CSV). `ends`, if not
-// None, is a writable int64 buffer that takes the offset in `out` behind each row, ends[0] that of
-// row `first`.
+// writes the rows first..last-1 into `out` until one may not fit; `next` is the first row not
+// written, `used` the octets that were. A row is `begin`, its cells with `separator` between them,
+// `end`; a cell is `lead`, the value's text, `trail`. A null is left out with its separator (nulls
+// False, JSON) or is an empty cell (nulls True, CSV). `ends`, if not None, is a writable int64
+// buffer that takes the offset in `out` behind each row, ends[0] that of row `first`.
 //
 // A column is a tuple (kind, lead, trail, values, valid, extra):
-//   kind    u unsigned, i signed (1, 2, 4, 8 octets each), m MAC in a u8 column, 4 IPv4 in a u4
-//   column,
-//           6 IPv6 (n, 16), a the same with IPv4-mapped shown as IPv4, l label (an unsigned code),
-//           t text
+//   kind    u unsigned, i signed (1, 2, 4, 8 octets), m MAC (u8), 4 IPv4 (u4), 6 IPv6 (n, 16),
+//           a the same with IPv4-mapped shown as IPv4, l label (an unsigned code), t text
 //   valid   None (no nulls) or one octet a row, 0 where the value is null
 //   extra   for l a tuple of bytes, one a code; for t a pair (starts, lengths) of int64 into values
 // Text and labels are copied as they are: whoever made them has escaped them. Values may be strided
-// (0 too), of the machine's byte order. Only the buffer protocol and the limited API are used, and
-// the GIL is free while it runs.
+// (0 too), of the machine's byte order. The GIL is free while it runs: nobody may write to the
+// columns meanwhile. Only the buffer protocol and the limited API are used.
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <string.h>
 
-#define SLACK	       64 // octets that a copy in blocks may write behind what it copies
-#define CELL_MAX       40 // longest text of a value that is not text: an IPv6 address takes 39
-#define COLUMNS_MAX    4096
+#include "_rows_text.h"
+
 #define INT64_FORMATS  (sizeof(long) == 8 ? "lq" : "q")
 #define UINT64_FORMATS (sizeof(long) == 8 ? "LQ" : "Q")
 
 struct column {
 	Py_buffer values, valid, starts, lengths;
-	const char *lead,
-		*trail; // both with SLACK octets readable behind them: they lie in `texts`
+	const char *lead, *trail; // with SLACK octets readable behind them: they lie in `texts`
 	size_t lead_size, trail_size;
 	PyObject *labels;
 	const char **label;
@@ -58,142 +47,6 @@ struct table {
 	size_t row_max; // without the text columns
 	bool nulls;
 };
-
-static char decimal[256][4];	  // "7.", "42.", "255.": digits, then a dot
-static uint8_t decimal_size[256]; // of the digits alone
-static const char pairs[] =
-	"00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-	"40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-	"8081828384858687888990919293949596979899";
-static const char hex[] = "0123456789abcdef";
-
-static void make_tables(void)
-{
-	for (int i = 0; i < 256; i++) {
-		char *p = decimal[i];
-
-		if (i >= 100)
-			*p++ = (char)('0' + i / 100);
-		if (i >= 10)
-			*p++ = (char)('0' + i / 10 % 10);
-		*p++ = (char)('0' + i % 10);
-		decimal_size[i] = (uint8_t)(p - decimal[i]);
-		*p = '.';
-	}
-}
-
-// Copies in blocks of 32: up to 31 octets more than `size` are read and written.
-static inline char *put(char *to, const char *from, size_t size)
-{
-	char block[32];
-
-	for (size_t done = 0; done < size; done += sizeof(block)) {
-		memcpy(block, from + done, sizeof(block));
-		memcpy(to + done, block, sizeof(block));
-	}
-	return to + size;
-}
-
-static inline unsigned digits(uint64_t value)
-{
-	unsigned count = 1;
-
-	for (; value >= 10000; value /= 10000)
-		count += 4;
-	return count + (value >= 10) + (value >= 100) + (value >= 1000);
-}
-
-static inline char *put_unsigned(char *to, uint64_t value)
-{
-	if (value < 256) {
-		memcpy(to, decimal[value], 4);
-		return to + decimal_size[value];
-	}
-	char *end = to + digits(value), *p = end;
-
-	for (; value >= 100; value /= 100)
-		memcpy(p -= 2, pairs + value % 100 * 2, 2);
-	if (value >= 10)
-		memcpy(p - 2, pairs + value * 2, 2);
-	else
-		p[-1] = (char)('0' + value);
-	return end;
-}
-
-static inline char *put_ipv4(char *to, uint32_t value)
-{
-	for (int shift = 24; shift >= 0; shift -= 8) {
-		unsigned octet = value >> shift & 255;
-
-		memcpy(to, decimal[octet], 4);
-		to += decimal_size[octet] + 1;
-	}
-	return to - 1; // without the last dot
-}
-
-static char *put_group(char *to, unsigned group)
-{
-	if (group >= 0x1000)
-		*to++ = hex[group >> 12];
-	if (group >= 0x100)
-		*to++ = hex[group >> 8 & 15];
-	if (group >= 0x10)
-		*to++ = hex[group >> 4 & 15];
-	*to++ = hex[group & 15];
-	return to;
-}
-
-// RFC 5952: the first of the longest runs of two or more zero groups is "::"; §5 for IPv4-mapped
-// addresses.
-static char *put_ipv6(char *to, const uint8_t *octets, bool mapped_as_ipv4)
-{
-	static const uint8_t mapped[12] = {[10] = 255, [11] = 255};
-	unsigned group[8];
-	int best = -1, best_size = 1;
-
-	if (!memcmp(octets, mapped, sizeof(mapped))) {
-		if (!mapped_as_ipv4)
-			to = put(to, "::ffff:                         ", 7);
-		return put_ipv4(to, (uint32_t)octets[12] << 24 | (uint32_t)octets[13] << 16 |
-					    (uint32_t)octets[14] << 8 | octets[15]);
-	}
-	for (int i = 0; i < 8; i++)
-		group[i] = (unsigned)octets[2 * i] << 8 | octets[2 * i + 1];
-	for (int i = 0; i < 8; i++) {
-		int size = 0;
-
-		while (i + size < 8 && !group[i + size])
-			size++;
-		if (size > best_size) {
-			best = i;
-			best_size = size;
-		}
-		if (size)
-			i += size - 1;
-	}
-	for (int i = 0; i < 8; i++) {
-		if (i == best) {
-			*to++ = ':';
-			*to++ = ':';
-			i += best_size - 1;
-			continue;
-		}
-		if (i && i != best + best_size)
-			*to++ = ':';
-		to = put_group(to, group[i]);
-	}
-	return to;
-}
-
-static inline char *put_mac(char *to, uint64_t value)
-{
-	for (int shift = 40; shift >= 0; shift -= 8) {
-		*to++ = hex[value >> (shift + 4) & 15];
-		*to++ = hex[value >> shift & 15];
-		*to++ = ':';
-	}
-	return to - 1;
-}
 
 static inline uint64_t load(const struct column *c, Py_ssize_t row)
 {
@@ -296,8 +149,7 @@ static inline char *put_cell(char *to, struct column *c, Py_ssize_t row, const c
 	return to;
 }
 
-// Octets that the text columns of a row need, at most `room`; -1: more than that, -2: outside the
-// buffer.
+// Octets that the text columns of a row need; -1: more than `room`, -2: text outside its buffer.
 static Py_ssize_t text_size(const struct table *t, Py_ssize_t row, size_t room)
 {
 	size_t sum = 0;
@@ -338,8 +190,7 @@ static char *put_row(char *to, struct table *t, Py_ssize_t row, const char *out)
 	return put(to, t->end, t->end_size);
 }
 
-// The first row that was not written; -1 for a label code without a label, -2 for text outside its
-// buffer.
+// The first row not written; -1 for a label code without a label, -2 for text outside its buffer.
 static Py_ssize_t put_rows(char *out, size_t room, struct table *t, Py_ssize_t first,
 			   Py_ssize_t last, char *ends, size_t *used)
 {
@@ -370,10 +221,10 @@ static Py_ssize_t put_rows(char *out, size_t room, struct table *t, Py_ssize_t f
 	return row;
 }
 
-// A buffer of at least `rows` rows whose item format is one of `formats`; false with an exception
-// set.
-static bool take(PyObject *from, Py_buffer *view, const char *formats, Py_ssize_t rows,
-		 const char *what)
+// A buffer of `ndim` dimensions with at least `rows` rows, its item format one of `formats`; false
+// with an exception set.
+static bool take_nd(PyObject *from, Py_buffer *view, int ndim, const char *formats, Py_ssize_t rows,
+		    const char *what)
 {
 	if (PyObject_GetBuffer(from, view, PyBUF_STRIDES | PyBUF_FORMAT) < 0) {
 		view->obj = NULL;
@@ -381,14 +232,21 @@ static bool take(PyObject *from, Py_buffer *view, const char *formats, Py_ssize_
 	}
 	const char *format = view->format ? view->format : "B";
 
-	if (!format[0] || format[1] || !strchr(formats, format[0]) || view->ndim < 1 ||
+	if (!format[0] || format[1] || !strchr(formats, format[0]) || view->ndim != ndim ||
 	    view->shape[0] < rows) {
 		PyErr_Format(PyExc_ValueError,
-			     "%s: format '%s' with %zd rows, not one of '%s' with %zd", what,
-			     format, view->ndim ? view->shape[0] : 0, formats, rows);
+			     "%s: %d dimensions of '%s' with %zd rows, not %d of '%s' with %zd",
+			     what, view->ndim, format, view->ndim ? view->shape[0] : 0, ndim,
+			     formats, rows);
 		return false;
 	}
 	return true;
+}
+
+static bool take(PyObject *from, Py_buffer *view, const char *formats, Py_ssize_t rows,
+		 const char *what)
+{
+	return take_nd(from, view, 1, formats, rows, what);
 }
 
 static bool take_labels(struct column *c, PyObject *labels)
@@ -437,9 +295,9 @@ static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_
 		return take(values, &c->values, "I", rows, "IPv4");
 	case '6':
 	case 'a':
-		if (!take(values, &c->values, "B", rows, "IPv6"))
+		if (!take_nd(values, &c->values, 2, "B", rows, "IPv6"))
 			return false;
-		if (c->values.ndim == 2 && c->values.shape[1] == 16 && c->values.strides[1] == 1)
+		if (c->values.shape[1] == 16 && c->values.strides[1] == 1)
 			return true;
 		PyErr_SetString(PyExc_ValueError, "IPv6: not a matrix of 16 octets a row");
 		return false;
@@ -456,7 +314,7 @@ static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_
 		    !take(starts, &c->starts, INT64_FORMATS, rows, "starts") ||
 		    !take(lengths, &c->lengths, INT64_FORMATS, rows, "lengths"))
 			return false;
-		if (c->values.ndim == 1 && (!c->values.len || c->values.strides[0] == 1))
+		if (!c->values.len || c->values.strides[0] == 1)
 			return true;
 		PyErr_SetString(PyExc_ValueError, "text: not one run of octets");
 		return false;
@@ -503,9 +361,7 @@ static size_t texts_size(PyObject *columns, PyObject *const fixed[3])
 	}
 	return sum;
 bad:
-	PyErr_SetString(
-		PyExc_TypeError,
-		"a column is (kind, lead, trail, values, valid, extra), its texts are bytes");
+	PyErr_SetString(PyExc_TypeError, "a column has six parts; lead and trail are bytes");
 	return 0;
 }
 
@@ -568,19 +424,15 @@ static PyObject *fill_table(struct table *t, Py_buffer *out, Py_buffer *ends, Py
 	size_t used = 0;
 	Py_ssize_t next;
 
-	if (ends->obj && ends->len / (Py_ssize_t)sizeof(int64_t) < last - first) {
-		PyErr_SetString(PyExc_ValueError, "ends: too short");
-		return NULL;
-	}
+	if (ends->obj && ends->len / (Py_ssize_t)sizeof(int64_t) < last - first)
+		return PyErr_Format(PyExc_ValueError, "ends: too short");
 	Py_BEGIN_ALLOW_THREADS;
 	next = put_rows(out->buf, (size_t)out->len, t, first, last, ends->obj ? ends->buf : NULL,
 			&used);
 	Py_END_ALLOW_THREADS;
-	if (next < 0) {
-		PyErr_SetString(PyExc_ValueError,
-				next == -1 ? "a code without a label" : "text outside its buffer");
-		return NULL;
-	}
+	if (next < 0)
+		return PyErr_Format(PyExc_ValueError, next == -1 ? "a code without a label"
+								 : "text outside its buffer");
 	return Py_BuildValue("nn", next, (Py_ssize_t)used);
 }
 
@@ -598,8 +450,7 @@ static PyObject *fill(PyObject *module, PyObject *args)
 	if (!PyArg_ParseTuple(args, "OnnOOOpOO", &out_object, &first, &last, &fixed[0], &fixed[1],
 			      &fixed[2], &nulls, &columns, &ends_object))
 		return NULL;
-	if (!PyTuple_Check(columns) || PyTuple_Size(columns) > COLUMNS_MAX || first < 0 ||
-	    last < first) {
+	if (!PyTuple_Check(columns) || first < 0 || last < first) {
 		PyErr_SetString(PyExc_ValueError, "columns: a tuple; rows: 0 <= first <= last");
 		return NULL;
 	}
@@ -631,7 +482,6 @@ done:
 
 static PyMethodDef methods[] = {
 	{"fill", fill, METH_VARARGS,
-	 "fill(out, first, last, begin, separator, end, nulls, columns, ends) -> (next, used)\n\n"
 	 "Writes rows of columns as text into a buffer; _rows.c says what a column is."},
 	{NULL, NULL, 0, NULL},
 };

@@ -148,6 +148,8 @@ OFFSETS = np.zeros(2, np.int64)
         (("u", b"", b"", np.zeros(2, ">u4"), None, None), "unsigned"),
         (("u", b"", b"", np.zeros(2, np.float64), None, None), "unsigned"),
         (("u", b"", b"", np.uint8(1), None, None), "unsigned"),
+        (("u", b"", b"", np.zeros((2, 0), np.uint8), None, None), "unsigned: 2 dimensions"),
+        (("u", b"", b"", U8, np.zeros((2, 0), bool), None), "valid: 2 dimensions"),
         (("i", b"", b"", U8, None, None), "signed"),
         (("m", b"", b"", np.zeros(2, np.uint32), None, None), "MAC"),
         (("4", b"", b"", np.zeros(2, np.uint64), None, None), "IPv4"),
