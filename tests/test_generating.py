@@ -438,8 +438,10 @@ def test_tshark_reads_it_without_complaint(protocol: str, version: int, tmp_path
     assert len(re.findall(flow, run.stdout)) == summary.flows == 400
 
 
-def listening(port: int) -> bool:
-    return any(f":{port:04X} " in line for line in Path("/proc/net/udp").read_text().splitlines())
+def queued(port: int) -> int | None:
+    """Octets that wait in the socket bound to a port of this host; None where there is none."""
+    rows = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    return next((int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(f":{port:04X}")), None)
 
 
 @pytest.mark.parametrize(("protocol", "version"), [kind for kind in KINDS if kind[0] != "sflow"])
@@ -456,13 +458,14 @@ def test_nfcapd_reads_it_without_complaint(protocol: str, version: int, tmp_path
             stderr=stderr,
         )
         try:
-            while not listening(port):
+            while queued(port) is None:
                 assert nfcapd.poll() is None, log.read_text()
                 time.sleep(0.02)
             generator = Generator(settings)
             generator.start()
             summary = generator.run()
-            time.sleep(0.5)  # nfcapd has no way to say that it has read its socket empty
+            while queued(port):
+                time.sleep(0.02)
         finally:
             nfcapd.send_signal(signal.SIGTERM)
             nfcapd.wait()
