@@ -16,12 +16,12 @@ from pyflowx.errors import EncodeError
 from pyflowx.wire.headers import Has, HeaderProtocol, dissect
 from pyflowx.wire.records import gather
 from pyflowx.wire.section import header_fields
-from pyflowx.wire.sflow_records import SAMPLED_HEADER, SAMPLED_IPV4, SAMPLED_IPV6
+from pyflowx.wire.sflow_records import SAMPLED_HEADER
 from pyflowx.wire.sflow_samples import COUNTERS_EXPANDED, DISCARDED, FLOW, FLOW_EXPANDED, NO_INTERFACE
 from pyflowx.wire.sflow_structures import KINDS, Field, Structure, structures
 
 Piece = U8 | Octets
-_SOURCE_ADDRESS = {SAMPLED_IPV4: "sourceIPv4Address", SAMPLED_IPV6: "sourceIPv6Address"}
+_SOURCE_ADDRESS = {"sampled_ipv4": "sourceIPv4Address", "sampled_ipv6": "sourceIPv6Address"}
 
 
 class _Columns:
@@ -189,7 +189,7 @@ def _header_record(columns: _Columns) -> list[Piece]:
 
 def _claims(structure: Structure, columns: _Columns) -> bool:
     """Whether a record of this structure is needed for what is left in ``columns``."""
-    needed = _SOURCE_ADDRESS.get(structure.format)
+    needed = _SOURCE_ADDRESS.get(structure.name)
     if needed is not None:
         return needed in columns
     names = {name for field in structure.fields for name in (field.four.element.name, field.six.element.name)}
