@@ -24,10 +24,11 @@ apt = missing=""; for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/nul
 	[ -z "$$missing" ] || { echo "installing:$$missing" >&2; $(SUDO) apt-get update -qq && \
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
 
-$(VENV)/.run: pyproject.toml $(wildcard setup.py pyflowx/sinks/*.c)
+$(VENV)/.run: pyproject.toml $(wildcard setup.py pyflowx/sinks/*.[ch])
 	@$(call apt,$(RUN_PACKAGES))
 	@[ -x $(VENV)/bin/pip ] || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install -q --disable-pip-version-check -e .
+	@$(VENV)/bin/python -m compileall -q pyflowx tui  # starts quicker, also where Python may not write
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
@@ -48,7 +49,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	clang-format --dry-run -Werror bpf/*.[ch]
+	clang-format --dry-run -Werror bpf/*.[ch] pyflowx/sinks/*.[ch]
 
 bench: $(VENV)/.test
 	@for b in tests/bench/*.py; do echo "== $$b"; $(SUDO) $(VENV)/bin/python $$b || exit 1; done
