@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
 import numpy as np
@@ -21,6 +22,9 @@ from pyflowx.decoded import Decoded, Problems, Protocol, Reason
 from pyflowx.sinks import Sink
 from pyflowx.sinks.target import ReaderGoneError
 from pyflowx.wire import Decoder
+
+if TYPE_CHECKING:
+    from pyflowx.enrich.table import Enrichment
 
 LINGER_S = 0.06  # how long a batch gathers datagrams; a line has to be out 0.1 s after its datagram
 _IDLE_S = 1.0  # without a datagram for so long, sinks get to hand on what they hold back
@@ -118,11 +122,15 @@ def _distinct(addresses: Array) -> tuple[list[bytes], I64]:
     return [row.tobytes() for row in distinct], codes
 
 
-def consume_common(sink: Sink[CommonBatch], sampling: Sampling | None = None) -> Consume:
-    """Decoded to flows in the common schema, into a sink."""
+def consume_common(
+    sink: Sink[CommonBatch], sampling: Sampling | None = None, enrichments: Sequence[Enrichment] = ()
+) -> Consume:
+    """Decoded to flows in the common schema, with the columns of tables, into a sink."""
 
     def consume(decoded: Decoded) -> None:
         for batch in to_common(decoded, sampling):
+            for enrichment in enrichments:
+                batch.columns.update(enrichment.apply(batch.columns))
             sink.write(batch)
 
     return consume

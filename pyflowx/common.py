@@ -12,7 +12,8 @@ Everything that needs the schema (encoders, headers, help, documents) is compute
 - Options Data Records are not flows and are left out.
 
 Types: ``u8`` to ``u64``; ``time`` (int64 ns since 1970); ``address`` (uint32, or ``(n, 16)`` uint8 with IPv4
-as IPv4-mapped where not all rows are IPv4); ``mac`` (uint64); ``label`` (codes into ``labels``).
+as IPv4-mapped where not all rows are IPv4); ``mac`` (uint64); ``label`` (codes into ``labels``). Columns that are
+added to these (enrichment) are ``label``, ``i64`` or ``f64``, all three as codes into ``labels``.
 """
 
 from __future__ import annotations

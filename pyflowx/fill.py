@@ -7,7 +7,7 @@ columns; all of it works on columns. A value that does not fit its column is nul
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,12 +28,16 @@ _TIME_LIMIT = 1 << 62  # far enough from the end of int64 to add and subtract
 
 
 class CommonColumn(NamedTuple):
-    """n values; ``valid`` is a mask of those that are not null, None where all are."""
+    """n values; ``valid`` is a mask of those that are not null, None where all are.
+
+    Where ``labels`` is not None, ``values`` are codes into it (any where not valid). A tuple never changes; a list may
+    grow at its end later, and is one list for as long as its labels keep their codes.
+    """
 
     type: str
     values: Array
     valid: Mask | None = None
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str | int | float] | None = None
 
 
 class Facts:

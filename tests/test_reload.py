@@ -8,29 +8,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from pyflowx import reload
 from pyflowx.errors import ConfigError
+from pyflowx.fill import CommonColumn
 from pyflowx.reload import FLOW_COLUMNS, Reloader, open_tables
 
 WAIT_S = 30.0  # how long a test waits for what has to come; no test takes so long
 
 
-class Column(NamedTuple):
-    values: np.ndarray
-    valid: None = None
-
-
-ASKED = {"dst_addr": Column(np.array([10 << 24, 11 << 24], np.uint32))}
+ASKED = {"dst_addr": CommonColumn("address", np.array([10 << 24, 11 << 24], np.uint32))}
 
 
 def ids(table: Reloader) -> list[object]:
     found = table.enrichment.apply(ASKED)["id"]
-    return [None if code < 0 else found.dictionary.values[code] for code in found.codes.tolist()]
+    return [None if code < 0 else found.labels[code] for code in found.values.tolist()]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -139,14 +134,14 @@ def test_no_batch_sees_half_of_a_table(file: Path, opened: Callable[[str], tuple
 
     write(0)
     table, _ = opened(f"source={file},key=dst_addr,fields=id,reload=watch")
-    asked = {"dst_addr": Column((10 << 24) + (np.arange(512, dtype=np.uint32) << 16))}
+    asked = {"dst_addr": CommonColumn("address", (10 << 24) + (np.arange(512, dtype=np.uint32) << 16))}
     seen = set()
     for number in range(1, 6):
         write(number)
         end = time.monotonic() + WAIT_S
         while number not in seen:
             found = table.enrichment.apply(asked)["id"]
-            values = {found.dictionary.values[code] for code in found.codes.tolist()}
+            values = {found.labels[code] for code in found.values.tolist()}
             assert len(values) == 1 and time.monotonic() < end
             seen |= values
     assert seen == set(range(6))

@@ -7,6 +7,7 @@ flow first meets them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -168,11 +169,9 @@ class MmdbRecords:
         return TEXT
 
     def _record(self, offset: int) -> Any:
-        from maxminddb.errors import InvalidDatabaseError
-
         try:
             return self._file.decoder.decode(offset)[0]
-        except InvalidDatabaseError:
+        except Exception:  # a damaged record: which errors there are depends on the version of maxminddb
             self.unfit += 1
             return None
 
@@ -221,7 +220,7 @@ def _fit(value: Any, kind: str) -> Value | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if kind == FLOAT:
-        return float(value)
+        return float(value) if math.isfinite(value) else None
     return value if isinstance(value, int) and -(1 << 63) <= value < 1 << 63 else None
 
 

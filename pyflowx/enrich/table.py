@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 
-from pyflowx.batch import I32, Array, Octets
+from pyflowx.batch import I32, Octets
 from pyflowx.enrich.addresses import Prefixes, no_prefixes, parse_prefixes
-from pyflowx.enrich.cells import Mask
 from pyflowx.enrich.csvtext import Csv
 from pyflowx.enrich.exact import ExactIndex, no_keys, parse_key
 from pyflowx.enrich.intervals import from_prefixes
 from pyflowx.enrich.mmdb import Mmdb, MmdbRecords
 from pyflowx.enrich.options import EXACT, EnrichSpec
 from pyflowx.enrich.prefixes import PrefixIndex
-from pyflowx.enrich.values import CellEncoder, Coded, Dictionary, Records
+from pyflowx.enrich.values import FLOAT, INTEGER, TEXT, CellEncoder, Coded, Dictionary, Records
+from pyflowx.fill import CommonColumn
 
-
-class FlowColumn(Protocol):
-    """What a look-up needs of a column of flows: n values, and a mask of those that are not null (None: all)."""
-
-    @property
-    def values(self) -> Array: ...
-
-    @property
-    def valid(self) -> Mask | None: ...
+# The types of common columns for the kinds of fields.
+_TYPES = {INTEGER: "i64", FLOAT: "f64", TEXT: "label"}
 
 
 class Table:
@@ -52,7 +44,7 @@ class Table:
         """The kinds of the fields, in their order."""
         return [dictionary.kind for dictionary in self._records.dictionaries]
 
-    def find(self, keys: Sequence[FlowColumn]) -> I32:
+    def find(self, keys: Sequence[CommonColumn]) -> I32:
         """The record for each row of the key columns, -1 for none or where a key is null."""
         records = self._index.find([key.values for key in keys])
         for key in keys:
@@ -77,15 +69,18 @@ class Enrichment:
         self.looked_up = 0
         self.matched = 0
 
-    def kinds(self) -> dict[str, str]:
-        """The result columns with their kinds, which no reload changes."""
+    def types(self) -> dict[str, str]:
+        """The result columns with their types (``label``, ``i64``, ``f64``), which no reload changes."""
         fields = dict(zip(self.spec.fields, self.table.kinds(), strict=True))
-        return {output: fields[field] for lookup in self.spec.lookups for field, output in lookup.fields}
+        return {output: _TYPES[fields[field]] for lookup in self.spec.lookups for field, output in lookup.fields}
 
-    def apply(self, columns: Mapping[str, FlowColumn]) -> dict[str, Coded]:
-        """The result columns for a batch of flows. Those whose key the batch does not have are left out: all null."""
+    def apply(self, columns: Mapping[str, CommonColumn]) -> dict[str, CommonColumn]:
+        """The result columns for a batch of flows: codes into labels, the same labels until the table is replaced.
+
+        Those whose key the batch does not have are left out: all null.
+        """
         table = self.table  # one table for the whole batch
-        made: dict[str, Coded] = {}
+        made: dict[str, CommonColumn] = {}
         for lookup in self.spec.lookups:
             keys = [columns[key] for key in lookup.keys if key in columns]
             if len(keys) < len(lookup.keys):
@@ -94,8 +89,15 @@ class Enrichment:
             self.looked_up += len(records)
             self.matched += int(np.count_nonzero(records >= 0))
             found = table.take(records, [field for field, _ in lookup.fields])
-            made.update(zip((output for _, output in lookup.fields), found, strict=True))
+            for (_, output), coded in zip(lookup.fields, found, strict=True):
+                made[output] = _common(coded)
         return made
+
+
+def _common(coded: Coded) -> CommonColumn:
+    valid = coded.codes >= 0
+    dictionary = coded.dictionary
+    return CommonColumn(_TYPES[dictionary.kind], coded.codes, None if valid.all() else valid, dictionary.values)
 
 
 def load_table(spec: EnrichSpec, data: bytes, columns: Mapping[str, str], before: Table | None = None) -> Table:

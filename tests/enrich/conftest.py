@@ -14,7 +14,7 @@ import pytest
 
 from pyflowx.enrich.options import parse_enrich
 from pyflowx.enrich.table import Enrichment, load_table
-from pyflowx.enrich.values import Coded
+from pyflowx.fill import CommonColumn
 
 FLOW_COLUMNS = {
     "src_addr": "address",
@@ -30,25 +30,23 @@ FLOW_COLUMNS = {
 }
 
 
-class Column(NamedTuple):
-    values: Any
-    valid: Any = None
-
-
-def addresses(texts: Sequence[Any], wide: bool = True) -> Column:
+def addresses(texts: Sequence[Any], wide: bool = True) -> CommonColumn:
     """A column of addresses; None is null. Not ``wide``: as uint32, for IPv4 alone."""
     found = [ipaddress.ip_address(text or "0.0.0.0") for text in texts]
     valid = np.array([text is not None for text in texts], np.bool_)
     mask = None if valid.all() else valid
     if not wide:
-        return Column(np.array([int(address) for address in found], np.uint32), mask)
+        return CommonColumn("address", np.array([int(address) for address in found], np.uint32), mask)
     octets = (a.packed if a.version == 6 else bytes(10) + b"\xff\xff" + a.packed for a in found)
-    return Column(np.frombuffer(b"".join(octets), np.uint8).reshape(-1, 16), mask)
+    return CommonColumn("address", np.frombuffer(b"".join(octets), np.uint8).reshape(-1, 16), mask)
 
 
-def decode(coded: Coded) -> list[Any]:
+def decode(column: CommonColumn) -> list[Any]:
     """A result column as Python values."""
-    return [None if code < 0 else coded.dictionary.values[code] for code in coded.codes.tolist()]
+    valid = np.ones(len(column.values), np.bool_) if column.valid is None else column.valid
+    return [
+        column.labels[code] if ok else None for code, ok in zip(column.values.tolist(), valid.tolist(), strict=True)
+    ]
 
 
 def load(option: str, data: bytes) -> Enrichment:
@@ -59,15 +57,15 @@ def load(option: str, data: bytes) -> Enrichment:
 
 class Tools(NamedTuple):
     columns: dict[str, str]
-    addresses: Callable[..., Column]
-    integers: Callable[[Sequence[int]], Column]
-    decode: Callable[[Coded], list[Any]]
+    addresses: Callable[..., CommonColumn]
+    integers: Callable[[Sequence[int]], CommonColumn]
+    decode: Callable[[CommonColumn], list[Any]]
     load: Callable[[str, bytes], Enrichment]
 
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    return Tools(FLOW_COLUMNS, addresses, lambda values: Column(np.array(values, np.uint64)), decode, load)
+    return Tools(FLOW_COLUMNS, addresses, lambda values: CommonColumn("u64", np.array(values, np.uint64)), decode, load)
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_every_look_up_is_that_of_maxminddb(
     data = mmdb.write(random_networks(record_size, version), version, record_size, aliases)
     reader = maxminddb.open_database(io.BytesIO(data), maxminddb.MODE_FD)
     table = tools.load(OPTION, data)
-    assert table.kinds() == {"country": "text", "n": "integer", "second": "text", "latitude": "float"}
+    assert table.types() == {"country": "label", "n": "i64", "second": "label", "latitude": "f64"}
     asked = addresses(version)
     found = {name: tools.decode(column) for name, column in table.apply({"dst_addr": tools.addresses(asked)}).items()}
     assert found["country"] == [expected(reader, text, ["country", "iso_code"]) for text in asked]
@@ -120,7 +120,7 @@ def test_a_record_is_decoded_once_and_its_value_stored_once(tools: Any, mmdb: Mo
     asked = tools.addresses([f"10.0.{i % 50}.1" for i in range(500)], wide=False)
     first = table.apply({"dst_addr": asked})["v"]
     again = table.apply({"dst_addr": asked})["v"]
-    assert first.dictionary is again.dictionary and sorted(first.dictionary.values) == ["v0", "v1", "v2"]
+    assert first.labels is again.labels and sorted(first.labels) == ["v0", "v1", "v2"]
     assert tools.decode(first) == [f"v{i % 50 % 3}" for i in range(500)]
 
 
@@ -178,4 +178,4 @@ def test_damage_is_an_error_or_nulls_and_never_more(
     except ConfigError:
         return
     found = table.apply({"dst_addr": tools.addresses(addresses(1))})
-    assert all(len(column.codes) == len(addresses(1)) for column in found.values())
+    assert all(len(column.values) == len(addresses(1)) for column in found.values())

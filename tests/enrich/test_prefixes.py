@@ -95,7 +95,7 @@ def test_many_prefixes(tools: Any, version: int) -> None:
 def test_fields_kinds_and_quotes(tools: Any) -> None:
     data = b'asn,prefix,org,share\r\n64500,192.0.2.0/24,"A, ""B""",0.5\r\n,"2001:db8::/32",C,\r\n'
     table = tools.load("source=t.csv,key=src_addr,fields=org:src_org;asn:src_asn;share", data)
-    assert table.kinds() == {"src_org": "text", "src_asn": "integer", "share": "float"}
+    assert table.types() == {"src_org": "label", "src_asn": "i64", "share": "f64"}
     found = table.apply({"src_addr": tools.addresses(["192.0.2.9", "2001:db8::1", "::", None])})
     assert {name: tools.decode(column) for name, column in found.items()} == {
         "src_org": ['A, "B"', "C", None, None],
@@ -123,7 +123,7 @@ def test_no_rows(tools: Any) -> None:
     table = tools.load(OPTION, csv_of([]))
     for wide in (True, False):
         found = table.apply({"dst_addr": tools.addresses([], wide)})
-        assert found["dst_id"].codes.dtype == np.int32 and not len(found["dst_id"].codes)
+        assert found["dst_id"].values.dtype == np.int32 and not len(found["dst_id"].values)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""Columns of codes into labels, as text: every label is rendered once, however many rows and batches have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from pyflowx.batch import I64, Array, Octets
+from pyflowx.fill import CommonColumn
+from pyflowx.sinks.rows import Value
+
+Label = TypeVar("Label")
+
+
+class _Rendered(Generic[Label]):
+    """Labels one behind the other as text; what their list has gained since is rendered when asked for."""
+
+    def __init__(self, labels: Sequence[Label], render: Callable[[Label], bytes]) -> None:
+        self.labels, self._render = labels, render
+        self._texts = Octets.of([])
+
+    def texts(self) -> Octets:
+        new = self.labels[len(self._texts) :]
+        if new:
+            self._texts = Octets.concat([self._texts, Octets.of([self._render(label) for label in new])])
+        return self._texts
+
+
+class LabelTexts:
+    """The rendered labels of the columns of one output, by the names of the columns."""
+
+    def __init__(self, render: Callable[[str | int | float], bytes]) -> None:
+        self._render = render
+        self._known: dict[str, _Rendered[str | int | float]] = {}
+
+    def value(self, name: str, column: CommonColumn) -> Value:
+        """How the row writer is to render a column of codes."""
+        assert column.labels is not None
+        known = self._known.get(name)
+        if known is None or known.labels is not column.labels:  # another table: the old texts are of no more use
+            known = self._known[name] = _Rendered(column.labels, self._render)
+        texts = known.texts()
+        if not len(texts):  # no row has a label
+            nothing: I64 = np.zeros(len(column.values), np.int64)
+            return Value("t", False, texts.buffer, (nothing, nothing), column.valid)
+        codes: Array = column.values if column.valid is None else np.where(column.valid, column.values, 0)
+        return Value("t", False, texts.buffer, (texts.starts[codes], texts.lengths[codes]), column.valid)
