@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyflowx.batch import I64, Column, FlowBatch, Octets
-from pyflowx.elements import FieldSpecifier, default_registry
-from pyflowx.wire.headers import Has, Headers, dissect
+from pyflowx.elements import IANA_PEN, FieldSpecifier, default_registry
+from pyflowx.wire.headers import Has, HeaderProtocol, Headers, dissect
 
 MAX_GROUPS = 64
 
@@ -92,6 +92,20 @@ def groups(mask: I64, coarse: int) -> Iterator[tuple[int, Any]]:
         starts = np.flatnonzero(np.diff(ordered, prepend=~ordered[0]))
     for rows in np.split(order, starts[1:]):
         yield int(mask[rows[0]]), rows
+
+
+def with_sections(flows: list[FlowBatch], tunnels: bool = True) -> list[FlowBatch]:
+    """Flow Records that carry a packet section instead of a flow key (PSAMP, RFC 5476: ipHeaderPacketSection 313,
+    dataLinkFrameSection 315) with the fields that the section holds; all others as they are."""
+    found: list[FlowBatch] = []
+    for batch in flows:
+        frame, packet = batch.find(IANA_PEN, 315), batch.find(IANA_PEN, 313)
+        has_key = any(batch.find(IANA_PEN, id) is not None for id in (8, 12, 27, 28))
+        if batch.scope_count or has_key or not isinstance(section := packet if frame is None else frame, Octets):
+            found.append(batch)
+        else:
+            found += dissected(batch, section, HeaderProtocol.IP if frame is None else HeaderProtocol.ETHERNET, tunnels)
+    return found
 
 
 def dissected(flows: FlowBatch, section: Octets, protocol: int, tunnels: bool = True) -> list[FlowBatch]:

@@ -54,9 +54,12 @@ class _Grid:
         self.end: I64 = self.start + length
 
 
-def decode(packets: PacketBatch, rows: I32, state: object, now_ns: int, problems: Problems) -> Decoded:
+def decode(
+    packets: PacketBatch, rows: I32, state: object, now_ns: int, problems: Problems, tunnels: bool = True
+) -> Decoded:
     """The datagrams ``rows`` of ``packets``; ``state`` and ``now_ns`` are not used. A record or sample that does not
-    fit (BAD_SAMPLE) is kept as octets and loses none of its neighbours."""
+    fit (BAD_SAMPLE) is kept as octets and loses none of its neighbours. ``tunnels``: see
+    :func:`~pyflowx.wire.headers.dissect`."""
     grid = _Grid(packets, rows)
     octets = grid.octets
     messages, body, kept = _messages(packets, rows, grid, problems)
@@ -77,7 +80,7 @@ def decode(packets: PacketBatch, rows: I32, state: object, now_ns: int, problems
     records = walk(octets, samples.begin, samples.end, samples.records)
     _check(octets, samples, records, start, decoded, problems)
     counters = samples.is_counters
-    torn = [*read_flows(octets, samples, records, ~counters[records.owner], decoded.flows)]
+    torn = [*read_flows(octets, samples, records, ~counters[records.owner], decoded.flows, tunnels)]
     torn += [*read_counters(octets, samples, records, counters[records.owner], decoded.flows)]
     for index in torn:
         owner = samples.message[records.owner[index]]

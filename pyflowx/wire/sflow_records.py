@@ -116,7 +116,9 @@ def _read(
                 yield index[records.whole[index]]
 
 
-def read_flows(octets: U8, samples: Samples, records: Entries, wanted: Mask, flows: list[FlowBatch]) -> Iterator[I64]:
+def read_flows(
+    octets: U8, samples: Samples, records: Entries, wanted: Mask, flows: list[FlowBatch], tunnels: bool
+) -> Iterator[I64]:
     """Appends the flow samples to ``flows``; yields the indices of records that do not parse."""
     extra: list[FlowBatch] = []
     mask = _head_bits(samples)
@@ -124,7 +126,8 @@ def read_flows(octets: U8, samples: Samples, records: Entries, wanted: Mask, flo
     headers, header_rows = Headers.empty(0), np.zeros(0, np.int64)
     index = np.flatnonzero(wanted & (records.word == SAMPLED_HEADER))
     if len(index):
-        headers, header_rows, torn = _headers(octets, samples, records, index, parts, extra)
+        content, protocol, header_rows, torn = _headers(octets, samples, records, index, parts, extra)
+        headers = dissect(content, protocol, tunnels)
         mask[header_rows] |= headers.valid
         yield torn
     for found in _read(octets, samples, records, wanted, "flow", extra):
@@ -170,9 +173,9 @@ def _head_bits(samples: Samples) -> I64:
 
 def _headers(
     octets: U8, samples: Samples, records: Entries, index: I64, parts: list[_Part], extra: list[FlowBatch]
-) -> tuple[Headers, I64, I64]:
-    """sampled_header records: (dissected, their samples, indices of those that do not parse). A header that
-    its record cuts short is dissected as far as it goes."""
+) -> tuple[Octets, I64, I64, I64]:
+    """sampled_header records: (headers, what they begin with, their samples), the first of each sample, and the
+    indices of records that do not parse. A header that its record cuts short is there as far as it goes."""
     head = gather(octets, records.at[index], 16).view(">u4")
     room = records.octets[index] - 16
     good = room >= 0
@@ -200,7 +203,7 @@ def _headers(
     if not first.all():
         which = np.flatnonzero(first)
         rows, protocol, content = rows[which], protocol[which], content.take(which)
-    return dissect(content, protocol), rows, torn
+    return content, protocol, rows, torn
 
 
 def _rows(

@@ -527,6 +527,23 @@ def test_sections_of_flow_records_become_fields_in_groups() -> None:
                 assert column.dtype == kind.to_column(cells).dtype and column.shape == kind.to_column(cells).shape
 
 
+def test_only_flow_records_without_a_key_are_dissected() -> None:
+    field = default_registry().field
+    frames, packets = Octets.of([table()["tcp4"]] * 2), Octets.of([table()["tcp6"][14:], table()["tcp4"][14:]])
+    ports = field("sourceTransportPort")
+    psamp = FlowBatch(
+        (field("ipHeaderPacketSection"), field("observationPointId")), [packets, np.arange(2, dtype=np.uint64)]
+    )
+    framed = FlowBatch((field("dataLinkFrameSection"),), [frames])
+    keyed = FlowBatch((field("sourceIPv4Address"), field("dataLinkFrameSection")), [np.zeros(2, np.uint32), frames])
+    options = FlowBatch((field("dataLinkFrameSection"),), [frames], scope_count=1)
+    found = section.with_sections([psamp, framed, keyed, options])
+    assert [len(batch) for batch in found] == [1, 1, 2, 2, 2]
+    assert found[3] is keyed and found[4] is options
+    assert sorted(int(batch.column("observationPointId")[0]) for batch in found[:2]) == [0, 1]  # type: ignore[index]
+    assert all(ports in batch.fields for batch in found[:3])
+
+
 def test_groups_hold_each_row_once_in_order_and_their_number_is_bounded() -> None:
     generator = np.random.default_rng(1)
     mask = generator.integers(0, 1 << 16, 5000)

@@ -458,6 +458,16 @@ def test_the_result_owns_its_memory_and_what_lies_behind_a_datagram_does_not_sho
     assert samples_of(first) == samples_of(second)
 
 
+def test_a_tunnel_is_entered_or_not() -> None:
+    outer = bytes.fromhex("4500004800000000402f0000c0000201c633640200000800")
+    packets = PacketBatch.of([datagram(flow(header(outer + TCP4[14:], protocol=11)))])
+    for tunnels, port in ((True, 443), (False, None)):
+        decoded = sflow.decode(packets, np.zeros(1, np.int32), None, 0, Problems(), tunnels=tunnels)
+        found = only(decoded)
+        assert found.get("destinationTransportPort") == port and found["protocolIdentifier"] == (6 if tunnels else 47)
+        assert found["ipHeaderPacketSection"] == outer + TCP4[14:]
+
+
 def test_no_rows_and_rows_among_others() -> None:
     packets = PacketBatch.of([b"\0\5other", datagram(flow(header())), b""])
     assert sflow.decode(packets, np.zeros(0, np.int32), None, 0, Problems()).flows == []
