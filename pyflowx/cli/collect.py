@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyflowx.cli import enriching
+
 if TYPE_CHECKING:
     from pyflowx.collecting import Collector
     from pyflowx.sinks import Sink
@@ -27,6 +29,7 @@ Examples:
   pyflowx collect -p 9995 -f common                flows, one JSON line each
   pyflowx collect -p 6343 -t sflow -f common -o flows.json
   pyflowx collect -H :: -p 4739 -f common | jq .src_addr
+  pyflowx collect -f common --enrich source=GeoLite2-City.mmdb,key=src_addr,fields=country.iso_code:src_country
   pyflowx collect --pcap export.pcap -f common     out of a capture file
   pyflowx collect -p 9995 -f common -s discard     count only
 """
@@ -69,6 +72,7 @@ Examples:
     show_default=True,
     help="Octets that the kernel may queue for us.",
 )
+@click.option("--enrich", multiple=True, metavar="type=...", help=enriching.HELP)
 @click.option(
     "--pcap",
     multiple=True,
@@ -109,26 +113,29 @@ def run(
     serialization: str,
     output: str,
     recv_buffer: int,
+    enrich: tuple[str, ...],
     pcap: tuple[str, ...],
 ) -> None:
     """The command with its options as arguments."""
     from pyflowx.collecting import Collector, consume_common
     from pyflowx.wire import Decoder
 
-    sink = make_sink(form, serialization, output)
-    consume = consume_common(sink) if form == "common" else sink.write
-    collector = Collector(Decoder(protocols=accepted(kind)), sink, consume)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: on_signal(collector))
-    with closing(collector):
-        if pcap:
-            read_captures(collector, sink, pcap, port, output == "-" and serialization != "discard")
-            return
-        with listen(host, DEFAULT_PORT if port is None else port, recv_buffer, collector.wake_fd) as receiver:
-            try:
-                collector.run(receiver)
-            finally:
-                summarise(collector, sink, receiver.dropped)
+    with enriching.tables_of(enrich, form, say) as tables:
+        sink = make_sink(form, serialization, output)
+        enrichments = [table.enrichment for table in tables]
+        consume = consume_common(sink, enrichments=enrichments) if form == "common" else sink.write
+        collector = Collector(Decoder(protocols=accepted(kind)), sink, consume)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: on_signal(collector))
+        with closing(collector):
+            if pcap:
+                read_captures(collector, sink, pcap, port, output == "-" and serialization != "discard")
+                return
+            with listen(host, DEFAULT_PORT if port is None else port, recv_buffer, collector.wake_fd) as receiver:
+                try:
+                    collector.run(receiver)
+                finally:
+                    summarise(collector, sink, receiver.dropped)
 
 
 def read_captures(
