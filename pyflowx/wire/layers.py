@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyflowx.batch import I64, U8, U16, Array
+from pyflowx.wire.records import gather
 
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
@@ -114,10 +115,7 @@ class Cursor:
 
     def windows(self, rows: Any, width: int) -> U8:
         """(n, width) octets at the cursors of ``rows``; those behind ``end`` are garbage."""
-        size = len(self.buffer) - width + 1
-        view: Array = np.ndarray((size,), f"V{width}", self.buffer, 0, (1,))
-        cells: U8 = view[self.at[rows]].view(np.uint8).reshape(-1, width)
-        return cells
+        return gather(self.buffer, self.at[rows], width)
 
     def have(self, rows: Any) -> I64:
         left: I64 = self.end[rows] - self.at[rows]

@@ -14,7 +14,7 @@ from pyflowx.batch import I64, U8, Array, Column, Datagrams, FlowBatch, Octets
 from pyflowx.elements import FieldSpecifier
 from pyflowx.errors import EncodeError
 from pyflowx.wire.headers import Has, HeaderProtocol, dissect
-from pyflowx.wire.records import gather
+from pyflowx.wire.records import gather, windows
 from pyflowx.wire.section import header_fields
 from pyflowx.wire.sflow_records import SAMPLED_HEADER
 from pyflowx.wire.sflow_samples import COUNTERS_EXPANDED, DISCARDED, FLOW, FLOW_EXPANDED, NO_INTERFACE
@@ -276,8 +276,7 @@ def _put(flat: U8, cursor: I64, piece: Piece) -> I64:
         return cursor + (piece.lengths + 3 & ~3)
     width = piece.shape[1]
     if width:
-        view: Array = np.ndarray((len(flat) - width + 1,), f"V{width}", flat, 0, (1,))
-        view[cursor] = np.ascontiguousarray(piece).view(f"V{width}")[:, 0]
+        windows(flat, width)[cursor] = np.ascontiguousarray(piece).view(f"V{width}")[:, 0]
     after: I64 = cursor + width
     return after
 
