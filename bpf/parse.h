@@ -242,9 +242,10 @@ static __always_inline int parse_ipv6(struct cursor *cursor, struct packet *pack
 	if (!ip || ip->version != 6)
 		return -1;
 	length = bpf_ntohs(ip->payload_len);
-	if (length ||
-	    ip->nexthdr != IPPROTO_HOPOPTS) /* else a jumbogram (RFC 2675): all of the frame */
+	if (length || ip->nexthdr != IPPROTO_HOPOPTS)
 		length += sizeof(*ip);
+	else /* a jumbogram (RFC 2675): all of the frame */
+		packet->jumbo_len = JUMBO_HEADER_LEN;
 	if (set_length(cursor, packet, length) < 0)
 		return -1;
 	packet->key.ip_version = 6;

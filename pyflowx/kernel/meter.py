@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import struct
 import time
@@ -223,43 +224,37 @@ class Meter:
         sides = [side for side in DIRECTIONS[1:] if config.direction in ("both", side)]
         if links.is_loopback(ifindex):
             sides = sides[:1]  # each packet passes both ways: once is enough
-        for side in sides:
+        position = len(self._attachments)
+        for side in reversed(sides):  # XDP last: a link may come up anew with it, and the kernel then says hello
             self._add_catch_all(ifindex, side)
-            if side == "ingress" and config.hook != "tc" and self._attach_xdp(links, interface, ifindex):
-                continue
-            self._attach_tc(links, interface, ifindex, side)
+            hook = self._attach_xdp(links, interface, ifindex) if side == "ingress" and config.hook != "tc" else ""
+            if not hook:
+                hook = "tc"
+                handle = links.attach_tc(ifindex, self._programs[side], side)
+                self._attached.callback(links.detach_tc, ifindex, side, handle)
+            self._attachments.insert(position, Attachment(interface, ifindex, hook, side))
 
-    def _attach_xdp(self, links: Links, interface: str, ifindex: int) -> bool:
-        """False where ``auto`` leaves ingress to TC: no native XDP, not worth it, or taken."""
+    def _attach_xdp(self, links: Links, interface: str, ifindex: int) -> str:
+        """The hook; empty where ``auto`` leaves ingress to TC: no native XDP, not worth it, or taken."""
         forced = self.config.hook == "xdp"
         if not forced and links.driver(ifindex) in _NOT_WORTH_XDP:
-            return False
-        program = self._programs["xdp"]
+            return ""
+        program, hook = self._programs["xdp"], "xdp"
         code = links.attach_xdp(ifindex, program, native=True)
-        hook = "xdp"
         if code and forced and code not in _XDP_BUSY:
-            code = links.attach_xdp(ifindex, program, native=False)
-            hook = "xdp-generic"
-        if not code:
-            mode = links.xdp(ifindex)
-            assert mode is not None
-            self._attached.callback(links.detach_xdp, ifindex, program, mode[0])
-            self._attachments.append(Attachment(interface, ifindex, hook, "ingress"))
-            return True
+            code, hook = links.attach_xdp(ifindex, program, native=False), "xdp-generic"
+        attached = links.xdp(ifindex)
+        if not code and attached is not None:
+            self._attached.callback(links.detach_xdp, ifindex, program, attached[0])
+            return hook
         if not forced:
-            return False
-        taken = links.xdp(ifindex)
-        if taken is not None:
+            return ""
+        if attached is not None:
             raise KernelError(
-                f"{describe(taken[1])} is attached at XDP of {interface}; detach it (ip link set dev {interface} xdp "
-                "off) or use --hook tc"
+                f"{describe(attached[1])} is attached at XDP of {interface}; detach it (ip link set dev {interface} "
+                "xdp off) or use --hook tc"
             )
-        raise KernelError(f"{interface} refuses an XDP program: {OSError(code, '').strerror or code}; use --hook tc")
-
-    def _attach_tc(self, links: Links, interface: str, ifindex: int, side: str) -> None:
-        handle = links.attach_tc(ifindex, self._programs[side], side)
-        self._attached.callback(links.detach_tc, ifindex, side, handle)
-        self._attachments.append(Attachment(interface, ifindex, "tc", side))
+        raise KernelError(f"{interface} refuses an XDP program: {os.strerror(code)}; use --hook tc")
 
     def _add_catch_all(self, ifindex: int, side: str) -> None:
         key = np.zeros(1, KEY_DTYPE)

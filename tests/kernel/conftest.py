@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import json
 import os
 import socket
 import struct
 import subprocess
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,14 @@ from pyflowx.kernel.syscall import Map, Program
 
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
+SYSCTLS = {  # no chatter of the kernel's own, and headers of TCP that are all of the same size
+    "ipv6/conf/v/router_solicitations": "0",
+    "ipv6/conf/v/accept_dad": "0",
+    "ipv6/conf/v/addr_gen_mode": "1",
+    "ipv6/conf/v/mldv2_unsolicited_report_interval": "10",
+    "ipv4/tcp_sack": "0",
+    "ipv4/tcp_timestamps": "0",
+}
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,18 +42,19 @@ class Namespace:
     """A network namespace; ``with`` moves this thread into it."""
 
     def __init__(self, name):
-        self.name = name
+        self.name, self._homes = name, []
         run("ip", "netns", "add", name)
 
     def __enter__(self):
-        self.home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        self._homes.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
         with open(f"/run/netns/{self.name}") as there:
             assert libc.setns(there.fileno(), CLONE_NEWNET) == 0
         return self
 
     def __exit__(self, *_):
-        assert libc.setns(self.home, CLONE_NEWNET) == 0
-        os.close(self.home)
+        home = self._homes.pop()
+        assert libc.setns(home, CLONE_NEWNET) == 0
+        os.close(home)
 
     def ip(self, *words):
         return run("ip", "-n", self.name, *words)
@@ -54,10 +66,10 @@ class Namespace:
         return run("ip", "netns", "exec", self.name, *words)
 
     def counters(self, link):
-        """What the interface has counted: ``rx`` and ``tx`` as (packets, octets), and drops must be none."""
-        stats = json.loads(self.ip("-s", "-s", "-j", "link", "show", "dev", link))[0]["stats64"]
-        assert [stats[side]["dropped"] for side in ("rx", "tx")] == [0, 0]
-        return {side: (stats[side]["packets"], stats[side]["bytes"]) for side in ("rx", "tx")}
+        """What the interface has counted: ``rx`` and ``tx`` as (packets, octets), ``lost``: what it could not send."""
+        stats = json.loads(self.ip("-s", "-j", "link", "show", "dev", link))[0]["stats64"]
+        counted = {side: (stats[side]["packets"], stats[side]["bytes"]) for side in ("rx", "tx")}
+        return {**counted, "lost": stats["tx"]["dropped"]}
 
     def attached(self):
         """What is attached to any link: XDP programs, clsact qdiscs and filters."""
@@ -75,14 +87,20 @@ class Wire:
         self.near, self.far = (self._namespace(stack, name) for name in names)
         self.near.ip("link", "add", "v", "type", "veth", "peer", "name", "v", "netns", self.far.name)
         for number, namespace in enumerate((self.near, self.far), 1):
-            with namespace:  # no chatter of the kernel's own
-                for name, value in (("router_solicitations", 0), ("accept_dad", 0), ("addr_gen_mode", 1)):
-                    with open(f"/proc/sys/net/ipv6/conf/v/{name}", "w") as file:
-                        file.write(str(value))
+            with namespace:
+                for name, value in SYSCTLS.items():
+                    Path("/proc/sys/net", name).write_text(value)
             namespace.ip("addr", "add", f"10.9.0.{number}/24", "dev", "v")
             namespace.ip("addr", "add", f"fd09::{number}/64", "dev", "v")
             namespace.ip("link", "set", "lo", "up")
             namespace.ip("link", "set", "v", "address", f"02:00:00:00:00:0{number}", "up")
+        self.wait_for_silence()
+
+    def wait_for_silence(self):
+        """Until all has arrived, and the hello to multicast neighbours with which the kernel greets a link, XDP too."""
+        before, pause = None, threading.Event()
+        while before != (before := [space.counters("v") for space in (self.near, self.far)]):
+            pause.wait(0.2)
 
     @staticmethod
     def _namespace(stack, name):
@@ -95,6 +113,15 @@ class Wire:
 def wire():
     with contextlib.ExitStack() as stack:
         yield Wire(stack)
+
+
+@pytest.fixture(scope="session")
+def packets():
+    """The module packets.py: packets of every kind, and the oracle."""
+    spec = importlib.util.spec_from_file_location("packets", Path(__file__).with_name("packets.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class Sender:
