@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
-import numpy as np
-
-from pyflowx.batch import I64, Array, PacketBatch
+from pyflowx.batch import PacketBatch
 from pyflowx.common import CommonBatch, Sampling, to_common
-from pyflowx.decoded import Decoded, Problems, Protocol, Reason
+from pyflowx.counters import Counters
+from pyflowx.decoded import Decoded, Problems
 from pyflowx.sinks import Sink
 from pyflowx.sinks.target import ReaderGoneError
 from pyflowx.wire import Decoder
@@ -28,9 +27,9 @@ if TYPE_CHECKING:
 
 LINGER_S = 0.06  # how long a batch gathers datagrams; a line has to be out 0.1 s after its datagram
 _IDLE_S = 1.0  # without a datagram for so long, sinks get to hand on what they hold back
-MAX_EXPORTERS = 1000  # with counts of their own; a peer may forge any number of addresses
 
 Consume = Callable[[Decoded], None]
+Observe = Callable[[PacketBatch, list[Decoded], Problems], None]
 
 
 class Source(Interface):
@@ -40,86 +39,6 @@ class Source(Interface):
     """
 
     def receive(self, timeout_s: float | None, linger_s: float) -> PacketBatch | None: ...
-
-
-@dataclass(slots=True)
-class ExporterCounts:
-    """What came from one exporter; ``problems`` has a count for each Reason."""
-
-    datagrams: int = 0
-    octets: int = 0
-    problems: I64 = field(default_factory=lambda: np.zeros(len(Reason), np.int64))
-
-
-@dataclass(slots=True)
-class ProtocolCounts:
-    """What was decoded of one protocol. ``options``: Options Data Records, which are not flows."""
-
-    messages: int = 0
-    flows: int = 0
-    options: int = 0
-    templates: int = 0
-
-
-@dataclass(slots=True)
-class Counters:
-    """Monotonic counts of a Collecting Process.
-
-    ``exporters`` is keyed by the 16 octets of an address and holds at most :data:`MAX_EXPORTERS`; ``others`` is
-    the sum over the rest. ``problems`` has a count for each Reason, over all exporters.
-    """
-
-    datagrams: int = 0
-    octets: int = 0
-    protocols: dict[Protocol, ProtocolCounts] = field(default_factory=dict)
-    problems: I64 = field(default_factory=lambda: np.zeros(len(Reason), np.int64))
-    exporters: dict[bytes, ExporterCounts] = field(default_factory=dict)
-    others: ExporterCounts = field(default_factory=ExporterCounts)
-
-    @property
-    def flows(self) -> int:
-        return sum(counts.flows for counts in self.protocols.values())
-
-    def add(self, packets: PacketBatch, decoded: list[Decoded], problems: Problems) -> None:
-        """Count one batch and what was made of it."""
-        self.datagrams += len(packets)
-        self.octets += int(packets.length.sum())
-        for part in decoded:
-            counts = self.protocols.setdefault(part.protocol, ProtocolCounts())
-            counts.messages += int((part.messages.packet >= 0).sum())
-            counts.templates += len(part.templates)
-            counts.options += sum(len(flows) for flows in part.flows if flows.scope_count)
-            counts.flows += sum(len(flows) for flows in part.flows if not flows.scope_count)
-        self._add_exporters(packets, problems)
-
-    def _add_exporters(self, packets: PacketBatch, problems: Problems) -> None:
-        addresses, codes = _distinct(packets.exporter)
-        n = len(addresses)
-        datagrams = np.bincount(codes, minlength=n)
-        octets = np.bincount(codes, weights=packets.length, minlength=n).astype(np.int64)
-        table = np.zeros((n, len(Reason)), np.int64)
-        if len(problems):
-            rows, reasons = problems.packet, problems.reason
-            self.problems += np.bincount(reasons, minlength=len(Reason))
-            here = rows >= 0  # the others are about datagrams of earlier batches
-            np.add.at(table, (codes[rows[here]], reasons[here]), 1)
-        for i, address in enumerate(addresses):
-            counts = self.exporters.get(address)
-            if counts is None:
-                full = len(self.exporters) >= MAX_EXPORTERS
-                counts = self.others if full else self.exporters.setdefault(address, ExporterCounts())
-            counts.datagrams += int(datagrams[i])
-            counts.octets += int(octets[i])
-            counts.problems += table[i]
-
-
-def _distinct(addresses: Array) -> tuple[list[bytes], I64]:
-    """The distinct rows of ``(n, 16)`` octets, and which of them each row is."""
-    if (addresses == addresses[0]).all():
-        return [addresses[0].tobytes()], np.zeros(len(addresses), np.int64)
-    rows = np.ascontiguousarray(addresses).view("V16")[:, 0]
-    distinct, codes = np.unique(rows, return_inverse=True)
-    return [row.tobytes() for row in distinct], codes
 
 
 def consume_common(
@@ -149,6 +68,12 @@ class Collector:
         self.reader_gone = False
         """Whether the end came because nobody reads our output any more."""
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.observe: Observe | None = None
+        """Is shown every batch with what was decoded of it."""
+        self.each_second: list[Callable[[], None]] = []
+        """Called about once a second, between two batches."""
+        self._soon: deque[Callable[[], object]] = deque()
+        self._next_second = 0.0
         self._decoder, self._sink, self._consume = decoder, sink, consume
         self._stopped_ns: int | None = None
 
@@ -162,6 +87,10 @@ class Collector:
             self._stopped_ns = time.time_ns()
             os.eventfd_write(self.wake_fd, 1)
 
+    def soon(self, function: Callable[[], object]) -> None:
+        """Call it between two batches, a second from now at most. For signal handlers and other threads."""
+        self._soon.append(function)
+
     def run(self, source: Source) -> None:
         """Until :meth:`stop`, the end of the source or of the reader of our output; SinkError where output fails."""
         try:
@@ -173,10 +102,21 @@ class Collector:
                     return
                 else:
                     self._sink.flush()
+                self._between()
             self._drain(source)
         except ReaderGoneError:
             self.reader_gone = True
             self.stop()
+
+    def _between(self) -> None:
+        """What is to be done between two batches."""
+        while self._soon:
+            self._soon.popleft()()
+        now = time.monotonic()
+        if now >= self._next_second:
+            self._next_second = now + 1.0
+            for function in self.each_second:
+                function()
 
     def _drain(self, source: Source) -> None:
         """What was in the socket's buffer when we were stopped; a capture file simply ends."""
@@ -188,10 +128,16 @@ class Collector:
                 return
 
     def _process(self, packets: PacketBatch) -> None:
+        begin = time.perf_counter()
         decoded, problems = self._decoder.decode(packets, int(packets.received_ns[-1]))
         self.counters.add(packets, decoded, problems)
+        middle = time.perf_counter()
+        self.counters.decode_seconds += middle - begin
+        if self.observe is not None:
+            self.observe(packets, decoded, problems)
         for part in decoded:
             self._consume(part)
+        self.counters.output_seconds += time.perf_counter() - middle
 
     def close(self) -> None:
         """Complete the output. Call once, whatever happened; may raise SinkError."""

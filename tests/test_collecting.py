@@ -22,8 +22,9 @@ import pytest
 from pyflowx import collecting
 from pyflowx.batch import V4_MAPPED, PacketBatch
 from pyflowx.cli import collect
-from pyflowx.collecting import Collector, Counters, consume_common
+from pyflowx.collecting import Collector, consume_common
 from pyflowx.common import CommonBatch, CommonColumn
+from pyflowx.counters import Counters
 from pyflowx.decoded import Problems, Protocol, Reason
 from pyflowx.errors import ConfigError, SinkError
 from pyflowx.sinks.discard import Discard
@@ -122,7 +123,7 @@ def test_a_problem_of_an_earlier_datagram_has_no_exporter_here() -> None:
 
 
 def test_the_number_of_exporters_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(collecting, "MAX_EXPORTERS", 3)
+    monkeypatch.setattr("pyflowx.counters.MAX_EXPORTERS", 3)
     with collector() as made:
         made.run(Capture(*(batch(b"\0\x63", b"\0\x63", last=[i, i + 1]) for i in range(0, 10, 2))))
         made.run(Capture(batch(b"\0\x63", last=0)))

@@ -1,0 +1,155 @@
+"""What a Collecting Process counts, and how a batch is added to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pyflowx.batch import I64, Array, PacketBatch
+from pyflowx.decoded import Decoded, Problems, Protocol, Reason
+from pyflowx.sequences import Sequences
+
+MAX_EXPORTERS = 1000  # with counts of their own; a peer may forge any number of addresses
+
+
+@dataclass(slots=True)
+class ProtocolCounts:
+    """What was decoded of one protocol. ``options``: Options Data Records, which are not flows."""
+
+    messages: int = 0
+    flows: int = 0
+    options: int = 0
+    templates: int = 0
+
+
+def _no_problems() -> I64:
+    return np.zeros(len(Reason), np.int64)
+
+
+@dataclass(slots=True)
+class ExporterCounts:
+    """What came from one exporter; ``problems`` has a count for each Reason.
+
+    ``last_ns``: when the last datagram came; ``clock_skew_ns``: by how much its clock is behind ours, from the last
+    message (as exact as the protocol's export time, mostly a second; the way of the datagram included).
+    """
+
+    datagrams: int = 0
+    octets: int = 0
+    problems: I64 = field(default_factory=_no_problems)
+    protocols: dict[Protocol, ProtocolCounts] = field(default_factory=dict)
+    last_ns: int = 0
+    clock_skew_ns: int = 0
+
+
+@dataclass(slots=True)
+class Counters:
+    """Monotonic counts of a Collecting Process.
+
+    ``exporters`` is keyed by the 16 octets of an address and holds at most :data:`MAX_EXPORTERS`; ``others`` is
+    the sum over the rest. ``problems`` has a count for each Reason, over all exporters. ``decode_seconds`` and
+    ``output_seconds``: wall time from datagrams to Data Records, and from there into the sink.
+    """
+
+    datagrams: int = 0
+    octets: int = 0
+    decode_seconds: float = 0.0
+    output_seconds: float = 0.0
+    protocols: dict[Protocol, ProtocolCounts] = field(default_factory=dict)
+    problems: I64 = field(default_factory=_no_problems)
+    exporters: dict[bytes, ExporterCounts] = field(default_factory=dict)
+    others: ExporterCounts = field(default_factory=ExporterCounts)
+    sequences: Sequences = field(default_factory=Sequences)
+
+    @property
+    def flows(self) -> int:
+        return sum(counts.flows for counts in self.protocols.values())
+
+    def add(self, packets: PacketBatch, decoded: list[Decoded], problems: Problems) -> None:
+        """Count one batch and what was made of it."""
+        self.datagrams += len(packets)
+        self.octets += int(packets.length.sum())
+        self._add_exporters(packets, problems)
+        for part in decoded:
+            self._add_part(part, problems)
+
+    def _exporter(self, address: bytes) -> ExporterCounts:
+        counts = self.exporters.get(address)
+        if counts is None:
+            full = len(self.exporters) >= MAX_EXPORTERS
+            counts = self.others if full else self.exporters.setdefault(address, ExporterCounts())
+        return counts
+
+    def _add_exporters(self, packets: PacketBatch, problems: Problems) -> None:
+        addresses, codes = _distinct(packets.exporter)
+        n = len(addresses)
+        datagrams = np.bincount(codes, minlength=n).tolist()
+        octets = np.bincount(codes, weights=packets.length, minlength=n).astype(np.int64).tolist()
+        last = _last(packets.received_ns, codes, n)
+        table = None
+        if len(problems):
+            table = np.zeros((n, len(Reason)), np.int64)
+            rows, reasons = problems.packet, problems.reason
+            self.problems += np.bincount(reasons, minlength=len(Reason))
+            here = rows >= 0  # the others are about datagrams of earlier batches
+            np.add.at(table, (codes[rows[here]], reasons[here]), 1)
+        for i, address in enumerate(addresses):
+            counts = self._exporter(address)
+            counts.datagrams += datagrams[i]
+            counts.octets += octets[i]
+            counts.last_ns = last[i]
+            if table is not None:
+                counts.problems += table[i]
+
+    def _add_part(self, part: Decoded, problems: Problems) -> None:
+        messages = part.messages
+        n = len(messages)
+        if not n:
+            return
+        flows, options = _records(part, scoped=False), _records(part, scoped=True)
+        templates = np.bincount([template.message for template in part.templates], minlength=n)
+        whole = [(messages.packet >= 0).astype(np.int64), flows, options, templates.astype(np.int64)]
+        _add_to(self.protocols.setdefault(part.protocol, ProtocolCounts()), [int(row.sum()) for row in whole])
+        addresses, codes = _distinct(messages.exporter)
+        shares = [np.bincount(codes, row, len(addresses)).astype(np.int64).tolist() for row in whole]
+        skew = _last(messages.received_ns - messages.export_ns, codes, len(addresses))
+        for i, address in enumerate(addresses):
+            counts = self._exporter(address)
+            _add_to(counts.protocols.setdefault(part.protocol, ProtocolCounts()), [share[i] for share in shares])
+            counts.clock_skew_ns = skew[i]
+        self.sequences.add(part, problems, flows + options)
+
+
+def _add_to(counts: ProtocolCounts, numbers: list[int]) -> None:
+    messages, flows, options, templates = numbers
+    counts.messages += messages
+    counts.flows += flows
+    counts.options += options
+    counts.templates += templates
+
+
+def _records(part: Decoded, scoped: bool) -> I64:
+    """How many Data Records (``scoped``: options records) each Message holds."""
+    count = np.zeros(len(part.messages), np.int64)
+    for flows in part.flows:
+        if (flows.scope_count > 0) == scoped and len(flows):
+            count += np.bincount(flows.message, minlength=len(count))
+    return count
+
+
+def _last(values: I64, codes: I64, n: int) -> list[int]:
+    """The last value of each code."""
+    last = np.zeros(n, np.int64)
+    last[codes] = values
+    found: list[int] = last.tolist()
+    return found
+
+
+def _distinct(addresses: Array) -> tuple[list[bytes], I64]:
+    """The distinct rows of ``(n, 16)`` octets, and which of them each row is."""
+    if (addresses == addresses[0]).all():
+        return [addresses[0].tobytes()], np.zeros(len(addresses), np.int64)
+    rows = np.ascontiguousarray(addresses).view("V16")[:, 0]
+    distinct, codes = np.unique(rows, return_inverse=True)
+    return [row.tobytes() for row in distinct], codes
