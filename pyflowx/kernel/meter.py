@@ -28,7 +28,7 @@ from pyflowx.kernel.layout import (
     Statistic,
 )
 from pyflowx.kernel.links import Attachment, Claim, Links, describe
-from pyflowx.kernel.syscall import Map, Program
+from pyflowx.kernel.syscall import Map, Program, ProgramInfo
 
 HOOKS = ("auto", "xdp", "tc")
 DIRECTIONS = ("both", "ingress", "egress")
@@ -146,6 +146,11 @@ class Meter:
         sides = {None: slice(0, 2), "ingress": slice(0, 1), "egress": slice(1, 2)}
         packets, octets = totals[sides[direction]].sum(axis=0).T.tolist()
         return {slot.name.lower(): (packets[slot], octets[slot]) for slot in Statistic}
+
+    def costs(self) -> dict[str, ProgramInfo]:
+        """How often each program has run and for how long, by hook (``xdp``) or direction at TC; counted while
+        :func:`~pyflowx.kernel.syscall.enable_statistics` is in force."""
+        return {name: program.info() for name, program in self._programs.items()}
 
     def offset_ns(self) -> int:
         """What to add to a flow's times to get ns since 1970; changes when the clock is set."""
