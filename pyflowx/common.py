@@ -26,12 +26,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyflowx import fill
-from pyflowx.batch import FlowBatch
+from pyflowx.batch import Array, FlowBatch
 from pyflowx.decoded import Decoded, Messages
 from pyflowx.elements import IANA_PEN, FieldSpecifier
 from pyflowx.fill import IPV4, IPV6, MAC, CommonColumn, Make, Source
 
-__all__ = ["TABLE", "Column", "CommonBatch", "CommonColumn", "Sampling", "to_common"]
+__all__ = ["TABLE", "Column", "CommonBatch", "CommonColumn", "Sampling", "to_common", "told_rates"]
 
 
 @dataclass(slots=True)
@@ -45,8 +45,9 @@ class CommonBatch:
         return self.n
 
 
-# Rates that a collector knows from elsewhere (options data, its user): a u32 column for the rows, or None.
-Sampling = Callable[[FlowBatch, Messages], CommonColumn | None]
+# What a collector makes of the sampling rates that records and their messages tell (a u32 column or None), with those
+# that it knows from elsewhere: options data, its user.
+Sampling = Callable[[FlowBatch, Messages, CommonColumn | None], CommonColumn | None]
 
 
 class Column(NamedTuple):
@@ -158,7 +159,9 @@ TABLE: tuple[Column, ...] = (
 
 # --- from records to the schema --------------------------------------------------------------------------------
 
-Plan = tuple[tuple[Column, tuple[tuple[Make, tuple[int, ...]], ...]], ...]
+RATE = "sampling_rate"
+Ways = tuple[tuple[Make, tuple[int, ...]], ...]
+Plan = tuple[tuple[Column, Ways], ...]
 
 
 @functools.lru_cache(maxsize=4096)  # a peer may send any number of Templates
@@ -181,27 +184,39 @@ def _plan(fields: tuple[FieldSpecifier, ...]) -> Plan:
     return tuple((column, ways) for column, ways in plan if ways)
 
 
-def _columns(rows: fill.Rows) -> dict[str, CommonColumn]:
+def _fill(rows: fill.Rows, column: Column, ways: Ways) -> CommonColumn | None:
     data: Any = rows.flows.columns
+    for make, places in ways:
+        filled = make(rows, column.type, *(data[place] for place in places))
+        if filled is None:
+            continue
+        if filled.valid is not None and not column.nullable:
+            filled = filled._replace(values=np.where(filled.valid, filled.values, 0), valid=None)
+        return filled
+    return None
+
+
+def _columns(rows: fill.Rows, sampling: Sampling | None) -> dict[str, CommonColumn]:
     made: dict[str, CommonColumn] = {}
     for column, ways in _plan(rows.flows.fields):
-        for make, places in ways:
-            filled = make(rows, column.type, *(data[place] for place in places))
-            if filled is None:
-                continue
-            if filled.valid is not None and not column.nullable:
-                filled = filled._replace(values=np.where(filled.valid, filled.values, 0), valid=None)
+        filled = _fill(rows, column, ways)
+        if sampling is not None and column.name == RATE:
+            filled = sampling(rows.flows, rows.facts.messages, filled)
+        if filled is not None:
             made[column.name] = filled
-            break
     return made
 
 
-def _with_rates(made: CommonColumn | None, known: CommonColumn | None) -> CommonColumn | None:
-    """The rate in the record first, then the one that is known from elsewhere."""
-    if made is None or known is None or made.valid is None:
-        return made or known
-    valid = made.valid | (True if known.valid is None else known.valid)
-    return CommonColumn("u32", np.where(made.valid, made.values, known.values), valid)
+def told_rates(flows: FlowBatch, decoded: Decoded) -> Array:
+    """The sampling rate that each record tells, by any of the elements that tell one (u32); 0 where none does."""
+    rows, rates = fill.Rows(flows, fill.Facts(decoded.protocol, decoded.messages)), np.zeros(len(flows), np.uint32)
+    for column, ways in _plan(flows.fields):
+        for way in ways if column.name == RATE else ():
+            filled = _fill(rows, column, (way,))
+            if filled is not None:
+                told = filled.values if filled.valid is None else np.where(filled.valid, filled.values, 0)
+                rates = np.where(rates == 0, told, rates)
+    return rates
 
 
 def to_common(decoded: Decoded, sampling: Sampling | None = None) -> list[CommonBatch]:
@@ -211,10 +226,5 @@ def to_common(decoded: Decoded, sampling: Sampling | None = None) -> list[Common
     for flows in decoded.flows:
         if flows.scope_count or not len(flows):
             continue
-        columns = _columns(fill.Rows(flows, facts))
-        if sampling is not None:
-            rate = _with_rates(columns.get("sampling_rate"), sampling(flows, decoded.messages))
-            if rate is not None:
-                columns["sampling_rate"] = rate
-        batches.append(CommonBatch(columns, len(flows)))
+        batches.append(CommonBatch(_columns(fill.Rows(flows, facts), sampling), len(flows)))
     return batches

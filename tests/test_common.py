@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflowx.batch import V4_MAPPED, FlowBatch
-from pyflowx.common import TABLE, CommonBatch, CommonColumn, _plan, to_common
+from pyflowx.common import TABLE, CommonBatch, CommonColumn, _plan, to_common, told_rates
 from pyflowx.decoded import Decoded, Messages, Protocol
 from pyflowx.elements import REVERSE_PEN, FieldSpecifier, default_registry
 
@@ -394,15 +394,27 @@ def test_sysuptime_is_absolute_across_its_wrap(make_decoded: Make, start: int, a
     assert row(batch)["time_flow_start_ns"] == EXPORT_NS - age * MS
 
 
-def known_rate(flows: FlowBatch, messages: Messages) -> CommonColumn:
-    return CommonColumn("u32", np.full(len(flows), 512, np.uint32), np.arange(len(flows)) > 0)
+def test_a_rate_that_is_known_from_elsewhere_stands_in_the_place_of_its_column(make_decoded: Make) -> None:
+    seen = []
 
+    def sampling(flows: FlowBatch, messages: Messages, made: CommonColumn | None) -> CommonColumn:
+        seen.append(made)
+        return CommonColumn("u32", np.full(len(flows), 512, np.uint32), np.arange(len(flows)) > 0)
 
-def test_a_rate_that_is_known_from_elsewhere_fills_in(make_decoded: Make) -> None:
-    (batch,) = to_common(make_decoded({"samplingInterval": [100, 0, 0]}), known_rate)
-    assert [row(batch, i).get("sampling_rate") for i in range(3)] == [100, 512, 512]
-    (batch,) = to_common(make_decoded({"octetDeltaCount": [1, 2]}), known_rate)
+    (batch,) = to_common(make_decoded({"octetDeltaCount": [1, 2]}), sampling)
     assert [row(batch, i).get("sampling_rate") for i in range(2)] == [None, 512]
+    assert list(batch.columns) == [name for name in NAMES if name in batch.columns]
+    to_common(make_decoded({"samplingInterval": [100, 0]}), sampling)
+    assert seen[0] is None
+    assert seen[1].values.tolist() == [100, 0] and seen[1].valid.tolist() == [True, False]
+
+
+def test_rates_told_by_any_element(make_decoded: Make) -> None:
+    columns = {"samplingInterval": [0, 5, 0], "samplerRandomInterval": [7, 6, 0], "samplingPacketInterval:1": [1, 1, 0]}
+    decoded = make_decoded(columns | {"samplingPacketSpace": [9, 9, 9]}, scope_count=1)
+    assert told_rates(decoded.flows[0], decoded).tolist() == [7, 5, 0]
+    decoded = make_decoded({"octetDeltaCount": [1, 2]}, scope_count=1)
+    assert told_rates(decoded.flows[0], decoded).tolist() == [0, 0]
 
 
 def test_the_four_columns_that_are_never_null(make_decoded: Make) -> None:
