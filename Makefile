@@ -15,6 +15,7 @@ help:
 	@echo 'make demo      two network namespaces, an exporter, a collector: flows on the screen, totals compared'
 	@echo 'make test      all tests (needs root for the kernel ones)'
 	@echo 'make lint      ruff, mypy, import contracts, clang-format'
+	@echo 'make fuzz      every codec fuzzed with atheris for SECONDS (60) each'
 	@echo 'make bench     the benchmarks in tests/bench, one after the other'
 	@echo 'make install   pyflowx into $(PREFIX), linked as $(BIN)/pyflowx'
 	@echo 'make uninstall the reverse'
@@ -51,6 +52,11 @@ lint: $(VENV)/.test
 	$(VENV)/bin/lint-imports
 	clang-format --dry-run -Werror bpf/*.[ch] pyflowx/sinks/*.[ch]
 
+SECONDS := 60
+fuzz: $(VENV)/.test
+	@$(VENV)/bin/pip install -q --disable-pip-version-check -e '.[fuzz]'
+	@env $(if $(PYFLOWX_VECTORS),PYFLOWX_VECTORS=$(PYFLOWX_VECTORS)) $(VENV)/bin/python tests/fuzz/fuzz.py $(SECONDS) $(ARGS)
+
 bench: $(VENV)/.test
 	@for b in tests/bench/*.py; do echo "== $$b"; $(SUDO) $(VENV)/bin/python $$b || exit 1; done
 
@@ -68,4 +74,4 @@ uninstall:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test lint bench install uninstall clean
+.PHONY: help setup demo test lint fuzz bench install uninstall clean
