@@ -74,6 +74,17 @@ def groups(keys: Array) -> tuple[I64, Mask]:
     return order, first
 
 
+def search(keys: Array, wanted: Array) -> I64:
+    """For each value the place behind the last key that is not above it; keys are sorted.
+
+    The values are asked for in their order: neighbours search the same part of a large table.
+    """
+    order = np.argsort(wanted)
+    found = np.empty(len(wanted), np.int64)
+    found[order] = np.searchsorted(keys, wanted[order], "right")
+    return found
+
+
 def _word(cells: Octets, at: int) -> U64:
     """Octets at..at+8 of each cell as an integer, zero behind its end."""
     word: U64 = words(cells.buffer, 64)[cells.starts + at]

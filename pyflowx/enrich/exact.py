@@ -8,7 +8,7 @@ import numpy as np
 
 from pyflowx.batch import I32, I64, Array, Octets
 from pyflowx.enrich.addresses import halves, parse_prefixes
-from pyflowx.enrich.cells import U64, encode
+from pyflowx.enrich.cells import U64, encode, search
 from pyflowx.enrich.csvtext import Block
 
 ADDRESS, INTEGER = "address", "integer"
@@ -85,7 +85,7 @@ class ExactIndex:
             return np.full(len(columns[0]), -1, np.int32)
         words = [word for column, kind in zip(columns, self._kinds, strict=True) for word in key_words(column, kind)]
         hashes = _hash(words, self._seed)
-        place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        place = np.maximum(search(self._hashes, hashes) - 1, 0)
         same = np.ones(len(hashes), np.bool_)
         for mine, wanted in zip(self._words, words, strict=True):
             same &= mine[place] == wanted

@@ -1,31 +1,26 @@
-"""MaxMind DB files (format 2.0): the search tree as intervals, the data section through maxminddb's decoder.
+"""MaxMind DB files (format 2.0): the search tree as intervals.
 
-The tree is walked once, when the file is loaded, all nodes of a depth at a time. Records are decoded when a
-flow first meets them.
+The tree is walked once, when the file is loaded, all nodes of a depth at a time.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pyflowx.batch import I32, I64
+from pyflowx.batch import I64
 from pyflowx.enrich.cells import numbered
 from pyflowx.enrich.intervals import Intervals32, Intervals128, Starts, merge
 from pyflowx.enrich.prefixes import PrefixIndex
-from pyflowx.enrich.values import FLOAT, INTEGER, TEXT, Dictionary, Value
 from pyflowx.errors import ConfigError
 
 _MARKER = b"\xab\xcd\xefMaxMind.com"
 _METADATA_WITHIN = 128 * 1024  # octets from the end of the file
 _SEPARATOR = 16  # zero octets between the tree and the data section
-_SAMPLE = 2048  # records that are looked at to find the kind of a field
-_NEW, _EMPTY = -2, -1  # codes: not decoded yet; null
+_EMPTY = -1
 
 
 class Tree(NamedTuple):
@@ -55,18 +50,21 @@ class Mmdb:
             nodes, size, version = (int(metadata[key]) for key in ("node_count", "record_size", "ip_version"))
         except (InvalidDatabaseError, LookupError, TypeError, ValueError) as error:
             raise self.error(f"its metadata cannot be read ({error})") from error
-        self.data_start = nodes * size // 4
+        self._leaf_base = tree_size = nodes * size // 4  # a leaf says how far behind this its record is
         if size not in (24, 28, 32) or version not in (4, 6) or nodes < 0:
             raise self.error(f"record size {size}, IP version {version}; expected 24, 28 or 32, and 4 or 6")
-        if self.data_start + _SEPARATOR > start - len(_MARKER):
+        if tree_size + _SEPARATOR > start - len(_MARKER):
             raise self.error("it ends inside its search tree; fetch it again")
-        self.tree = Tree(_children(np.frombuffer(data, np.uint8, self.data_start), size), 32 if version == 4 else 128)
-        self.data_end = start - len(_MARKER)
-        self.data = data
-        self.decoder = Decoder(data, self.data_start + _SEPARATOR)
+        self.tree = Tree(_children(np.frombuffer(data, np.uint8, tree_size), size), 32 if version == 4 else 128)
+        self.data, self.data_end = data, start - len(_MARKER)
 
     def error(self, message: str) -> ConfigError:
         return ConfigError(f"{self.name}: {message}")
+
+    @property
+    def pointer_base(self) -> int:
+        """Where the data section begins, from which its pointers count."""
+        return self._leaf_base + _SEPARATOR
 
     def index(self) -> tuple[PrefixIndex, I64]:
         """The index of both families, and for each record number the offset of the record in the file."""
@@ -95,7 +93,7 @@ class Mmdb:
         found: list[tuple[Starts, I64]] = []
         seen = 0
         for depth in range(bits + 1):
-            values = nodes - count + self.data_start
+            values = nodes - count + self._leaf_base
             values[nodes == count] = _EMPTY
             ends = nodes >= count
             if alias is not None and alias < count:
@@ -123,113 +121,6 @@ class Mmdb:
         else:
             order, starts = np.argsort(high), Starts(high, None)
         return merge(starts.take(order), values[order])
-
-
-class MmdbRecords:
-    """Fields of the records of a file, by dotted paths (``country.iso_code``, ``subdivisions.0.iso_code``).
-
-    A record is decoded once, when it is first asked for. ``unfit`` counts values that are not of their
-    field's kind, and records that cannot be decoded: they are null. Not for several threads.
-    """
-
-    def __init__(self, file: Mmdb, offsets: I64, paths: Sequence[str], kinds: Sequence[str | None]) -> None:
-        """``kinds``: what a field has to be; None: what the first records that have it say, text if none does."""
-        self._file, self._offsets = file, offsets
-        self._paths = [tuple(path.split(".")) for path in paths]
-        self._codes = [np.full(len(offsets) + 1, _NEW, np.int32) for _ in paths]
-        for codes in self._codes:
-            codes[-1] = _EMPTY  # record -1
-        self._index: list[dict[Value, int]] = [{} for _ in paths]
-        self.unfit = 0
-        sample = self._sample() if None in kinds else []
-        found = [kind or self._kind(path, sample) for path, kind in zip(self._paths, kinds, strict=True)]
-        self.dictionaries = [Dictionary(kind) for kind in found]
-
-    def codes(self, records: I32) -> list[I32]:
-        """For each field the codes of some records, -1 for record -1."""
-        new = records[self._codes[0][records] == _NEW]
-        if len(new):
-            for record in np.unique(new).tolist():
-                self._decode(record)
-        return [codes[records] for codes in self._codes]
-
-    def _sample(self) -> list[Any]:
-        step = max(1, len(self._offsets) // _SAMPLE)
-        return [self._record(offset) for offset in self._offsets[::step].tolist()]
-
-    def _kind(self, path: tuple[str, ...], sample: list[Any]) -> str:
-        for record in sample:
-            value = _dig(record, path)
-            if value is not None:
-                return INTEGER if type(value) is int else FLOAT if type(value) is float else TEXT
-        if not all(step.isdigit() or _as_key(step) in self._file.data for step in path):
-            names = sorted({name for record in sample for name in _paths(record)})
-            known = ", ".join(names[:40]) or "none"
-            raise self._file.error(f"no field {'.'.join(path)!r} in it; the fields are: {known}")
-        return TEXT
-
-    def _record(self, offset: int) -> Any:
-        try:
-            return self._file.decoder.decode(offset)[0]
-        except Exception:  # a damaged record: which errors there are depends on the version of maxminddb
-            self.unfit += 1
-            return None
-
-    def _decode(self, number: int) -> None:
-        record = self._record(int(self._offsets[number]))
-        for codes, path, index, dictionary in zip(
-            self._codes, self._paths, self._index, self.dictionaries, strict=True
-        ):
-            found = _dig(record, path)
-            value = None if found is None else _fit(found, dictionary.kind)
-            self.unfit += found is not None and value is None
-            if value is None:
-                codes[number] = _EMPTY
-                continue
-            code = index.setdefault(value, len(index))
-            if code == len(dictionary.values):
-                dictionary.values.append(value)
-            codes[number] = code
-
-
-def _as_key(name: str) -> bytes:
-    """A map key as a file spells it (a longer one: without the octets that say its length)."""
-    octets = name.encode()
-    return bytes([2 << 5 | len(octets)]) + octets if len(octets) < 29 else octets
-
-
-def _dig(record: Any, path: Sequence[str]) -> Any:
-    for step in path:
-        if isinstance(record, dict):
-            record = record.get(step)
-        elif isinstance(record, list) and step.isdigit() and int(step) < len(record):
-            record = record[int(step)]
-        else:
-            return None
-    return record
-
-
-def _fit(value: Any, kind: str) -> Value | None:
-    """A value as a field's kind holds it; None where it cannot."""
-    if kind == TEXT:
-        if isinstance(value, str):
-            return value
-        if isinstance(value, bytes | bytearray):
-            return value.hex()
-        return json.dumps(value, ensure_ascii=False, default=lambda octets: octets.hex())
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    if kind == FLOAT:
-        return float(value) if math.isfinite(value) else None
-    return value if isinstance(value, int) and -(1 << 63) <= value < 1 << 63 else None
-
-
-def _paths(record: Any, prefix: str = "") -> list[str]:
-    """The dotted paths of all values in a record."""
-    if isinstance(record, dict | list):
-        items = record.items() if isinstance(record, dict) else enumerate(record)
-        return [path for name, value in items for path in _paths(value, f"{prefix}.{name}" if prefix else str(name))]
-    return [prefix]
 
 
 def _children(tree: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint32]:

@@ -11,7 +11,8 @@ from pyflowx.enrich.addresses import Prefixes, no_prefixes, parse_prefixes
 from pyflowx.enrich.csvtext import Csv
 from pyflowx.enrich.exact import ExactIndex, no_keys, parse_key
 from pyflowx.enrich.intervals import from_prefixes
-from pyflowx.enrich.mmdb import Mmdb, MmdbRecords
+from pyflowx.enrich.mmdb import Mmdb
+from pyflowx.enrich.mmdb_records import MmdbRecords
 from pyflowx.enrich.options import EXACT, EnrichSpec
 from pyflowx.enrich.prefixes import PrefixIndex
 from pyflowx.enrich.values import FLOAT, INTEGER, TEXT, CellEncoder, Coded, Dictionary, Records

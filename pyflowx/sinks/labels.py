@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from pyflowx.batch import I64, Array, Octets
+from pyflowx.batch import I64, U8, Array, Octets
 from pyflowx.fill import CommonColumn
 from pyflowx.sinks.rows import Value
 
@@ -19,13 +19,30 @@ class _Rendered(Generic[Label]):
 
     def __init__(self, labels: Sequence[Label], render: Callable[[Label], bytes]) -> None:
         self.labels, self._render = labels, render
-        self._texts = Octets.of([])
+        self._count = self._used = 0
+        self._buffer: U8 = np.zeros(0, np.uint8)
+        self._ends: I64 = np.zeros(1, np.int64)  # 0, then where each text ends
 
     def texts(self) -> Octets:
-        new = self.labels[len(self._texts) :]
+        new = [self._render(label) for label in self.labels[self._count :]]
         if new:
-            self._texts = Octets.concat([self._texts, Octets.of([self._render(label) for label in new])])
-        return self._texts
+            octets = np.frombuffer(b"".join(new), np.uint8)
+            self._buffer = _with_room(self._buffer, self._used, len(octets))
+            self._buffer[self._used : self._used + len(octets)] = octets
+            self._ends = _with_room(self._ends, self._count + 1, len(new))
+            ends = self._ends[self._count + 1 : self._count + 1 + len(new)]
+            np.cumsum([len(text) for text in new], out=ends)
+            ends += self._used
+            self._count, self._used = self._count + len(new), self._used + len(octets)
+        starts = self._ends[: self._count]
+        return Octets(self._buffer[: self._used], starts, self._ends[1 : self._count + 1] - starts)
+
+
+def _with_room(array: Array, used: int, more: int) -> Array:
+    """The array, or a copy at least twice as long, so that many small steps cost no more than a large one."""
+    if used + more <= len(array):
+        return array
+    return np.concatenate([array[:used], np.zeros(max(used, more), array.dtype)])
 
 
 class LabelTexts:

@@ -30,12 +30,12 @@ def _integer(kind: int, value: int) -> bytes:
 
 
 class Data:
-    """The data section. Equal texts are stored once; later ones point there (as MaxMind's own files do)."""
+    """The data section. Equal texts, and equal maps in records, are stored once, as in MaxMind's own files."""
 
     def __init__(self, pointers: bool = True) -> None:
         self.octets = bytearray()
         self._pointers = pointers
-        self._texts: dict[str, int] = {}
+        self._stored: dict[bytes, int] = {}
 
     def add(self, value: Any) -> int:
         """The offset of a value in the section."""
@@ -43,21 +43,25 @@ class Data:
         self.octets += encoded
         return len(self.octets) - len(encoded)
 
-    def _text(self, text: str) -> bytes:
+    def _shared(self, encoded: bytes) -> bytes:
+        """A pointer to a value that is stored once, of each of the four widths where it fits."""
         if not self._pointers:
-            return _control(2, len(text.encode())) + text.encode()
-        if text not in self._texts:
-            octets = text.encode()
-            self._texts[text] = len(self.octets)
-            self.octets += _control(2, len(octets)) + octets
-        target = self._texts[text]
-        if target < 2048:
-            return bytes([1 << 5 | target >> 8, target & 255])
+            return encoded
+        if encoded not in self._stored:
+            self._stored[encoded] = len(self.octets)
+            self.octets += encoded
+        target = self._stored[encoded]
+        for width, base in ((1, 0), (2, 2048), (3, 526336)):
+            if base <= target < base + (1 << 3 + 8 * width):
+                rest = target - base
+                return bytes([1 << 5 | width - 1 << 3 | rest >> 8 * width]) + (rest & (1 << 8 * width) - 1).to_bytes(
+                    width, "big"
+                )
         return bytes([1 << 5 | 3 << 3]) + target.to_bytes(4, "big")
 
-    def _encode(self, value: Any) -> bytes:
+    def _encode(self, value: Any, depth: int = 0) -> bytes:
         if isinstance(value, str):
-            return self._text(value)
+            return self._shared(_control(2, len(value.encode())) + value.encode())
         if isinstance(value, bool):
             return _control(14, int(value))
         if isinstance(value, int):
@@ -69,9 +73,10 @@ class Data:
         if isinstance(value, bytes):
             return _control(4, len(value)) + value
         if isinstance(value, list):
-            return _control(11, len(value)) + b"".join(map(self._encode, value))
-        pairs = (self._text(name) + self._encode(item) for name, item in value.items())
-        return _control(7, len(value)) + b"".join(pairs)
+            return _control(11, len(value)) + b"".join(self._encode(item, depth + 1) for item in value)
+        pairs = (self._encode(name) + self._encode(item, depth + 1) for name, item in value.items())
+        encoded = _control(7, len(value)) + b"".join(pairs)
+        return self._shared(encoded) if depth else encoded
 
 
 class Writer:

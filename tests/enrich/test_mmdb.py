@@ -124,6 +124,21 @@ def test_a_record_is_decoded_once_and_its_value_stored_once(tools: Any, mmdb: Mo
     assert tools.decode(first) == [f"v{i % 50 % 3}" for i in range(500)]
 
 
+def test_pointers_of_all_widths(tools: Any, mmdb: ModuleType) -> None:
+    sizes = [10, 3_000, 600_000, *range(16_000_000, 16_000_009), 20]  # a text has 16 MiB at most
+    rows = [(f"10.0.0.{i}/32", {"skip": {"me": ["x" * size] * 2}, f"k{i}": f"v{i}"}) for i, size in enumerate(sizes)]
+    rows += [(f"10.0.1.{i}/32", {f"k{i}": f"v{i}", "k": {"deep": [0, f"v{i}"]}}) for i in range(len(sizes))]
+    data = mmdb.write(rows, record_size=32)
+    fields = ";".join(f"k{i}" for i in range(len(sizes))) + ";k.deep.1:deep"
+    found = tools.load(f"source=t.mmdb,key=dst_addr,fields={fields}", data).apply(
+        {"dst_addr": tools.addresses([f"10.0.{net}.{i}" for net in (0, 1) for i in range(len(sizes))], wide=False)}
+    )
+    values = {name: [value for value in tools.decode(column) if value is not None] for name, column in found.items()}
+    assert values == {f"k{i}": [f"v{i}"] * 2 for i in range(len(sizes))} | {
+        "deep": [f"v{i}" for i in range(len(sizes))]
+    }
+
+
 def test_a_field_that_no_record_has_is_an_error_with_those_that_there_are(tools: Any, mmdb: ModuleType) -> None:
     data = mmdb.write([("10.0.0.0/8", {"country": {"iso_code": "DE"}, "list": [1]})])
     with pytest.raises(

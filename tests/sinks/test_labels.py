@@ -1,0 +1,74 @@
+"""Columns of codes into labels: rendered once a label, whatever batches ask for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyflowx.common import CommonBatch, CommonColumn
+from pyflowx.sinks.labels import LabelTexts
+from pyflowx.sinks.ndjson import CommonNdjson
+from pyflowx.sinks.target import Target
+
+LABELS = st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+
+
+def column(labels: list[str | int | float], codes: list[int]) -> CommonColumn:
+    values = np.array(codes, np.int32)
+    return CommonColumn("label", values, None if (values >= 0).all() else values >= 0, labels)
+
+
+@given(st.lists(st.tuples(st.lists(LABELS, max_size=5), st.lists(st.integers(-1, 50), max_size=20)), max_size=5))
+def test_a_list_of_labels_that_grows(batches: list[tuple[list[str | int | float], list[int]]]) -> None:
+    labels: list[str | int | float] = []
+    rendered: list[str | int | float] = []
+
+    def render(label: str | int | float) -> bytes:
+        rendered.append(label)
+        return json.dumps(label).encode()
+
+    texts = LabelTexts(render)
+    for new, wanted in batches:
+        labels += new
+        codes = [code % len(labels) if code >= 0 and labels else -1 for code in wanted]
+        value = texts.value("c", column(labels, codes))
+        starts, lengths = value.extra
+        valid = np.ones(len(codes), np.bool_) if value.valid is None else value.valid
+        octets = value.values.tobytes()
+        for code, start, length, ok in zip(codes, starts.tolist(), lengths.tolist(), valid.tolist(), strict=True):
+            assert ok == (code >= 0)
+            assert not ok or json.loads(octets[start : start + length]) == labels[code]
+    assert rendered == (labels if batches else [])
+
+
+def test_another_list_is_another_table() -> None:
+    texts = LabelTexts(lambda label: str(label).encode())
+    for labels in (["a", "b"], ["c"], ["d"]):
+        value = texts.value("c", column(list(labels), [0]))
+        assert value.values.tobytes()[: int(value.extra[1][0])] == labels[0].encode()
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    sink = CommonNdjson(Target(str(target)))
+    n = 3
+    columns = {
+        "bytes": CommonColumn("u64", np.arange(n, dtype=np.uint64)),
+        "org": column(['A "B"\n', "é\x1b"], [1, -1, 0]),
+        "asn": column([64500, -1], [0, 1, -1]),
+        "latitude": column([1.5, 2.0], [-1, 0, 1]),
+        "none": column([], [-1, -1, -1]),
+    }
+    sink.write(CommonBatch(columns, n))
+    sink.close()
+    lines = target.read_bytes().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"bytes": 0, "org": "é\x1b", "asn": 64500},
+        {"bytes": 1, "asn": -1, "latitude": 1.5},
+        {"bytes": 2, "org": 'A "B"\n', "latitude": 2.0},
+    ]
+    assert b"\x1b" not in lines[0]
