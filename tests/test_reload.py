@@ -35,6 +35,13 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def put(path: Path, text: str) -> None:
+    """At once: nobody sees half of it."""
+    new = path.with_name("new")
+    new.write_text(text)
+    new.rename(path)
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "t.csv"
@@ -70,9 +77,7 @@ def test_a_file_that_is_replaced_or_rewritten_is_loaded_again(
 ) -> None:
     table, lines = opened(f"source={file},key=dst_addr,fields=id,reload={how}")
     assert ids(table) == [1, None]
-    new = file.with_name("new")
-    new.write_text("prefix,id\n10.0.0.0/8,2\n11.0.0.0/8,3\n")
-    new.rename(file)
+    put(file, "prefix,id\n10.0.0.0/8,2\n11.0.0.0/8,3\n")
     until(lambda: ids(table) == [2, 3])
     file.write_text("prefix,id\n11.0.0.0/8,4\n")
     until(lambda: ids(table) == [None, 4])
@@ -85,7 +90,7 @@ def test_a_bad_file_leaves_the_old_table_and_is_told_once(
 ) -> None:
     table, lines = opened(f"source={file},key=dst_addr,fields=id,reload=watch")
     before = table.enrichment.table
-    file.write_text("prefix,id\n10.0.0.0/8,5\nnonsense,6\n")
+    put(file, "prefix,id\n10.0.0.0/8,5\nnonsense,6\n")
     until(lambda: table.counts.failures == 1)
     assert table.enrichment.table is before and ids(table) == [1, None]
     until(lambda: bool(lines))
@@ -93,10 +98,10 @@ def test_a_bad_file_leaves_the_old_table_and_is_told_once(
     file.unlink()
     until(lambda: table.counts.failures == 2)
     assert "No such file" in lines[1] and ids(table) == [1, None]
-    file.write_text("prefix,id\n10.0.0.0/8,x\n")  # of another kind: what came out before were integers
+    put(file, "prefix,id\n10.0.0.0/8,x\n")  # of another kind: what came out before were integers
     until(lambda: table.counts.failures == 3)
     assert "expected integer as in the table before" in lines[2]
-    file.write_text("prefix,id\n10.0.0.0/8,7\n")
+    put(file, "prefix,id\n10.0.0.0/8,7\n")
     until(lambda: ids(table) == [7, None])
     assert table.counts.failures == len(lines) - table.counts.reloads == 3
 
@@ -128,9 +133,7 @@ def test_never_means_never_until_it_is_asked_for(
 def test_no_batch_sees_half_of_a_table(file: Path, opened: Callable[[str], tuple[Reloader, list[str]]]) -> None:
     def write(number: int) -> None:
         rows = "".join(f"{10 + i // 256}.{i % 256}.0.0/16,{number}\n" for i in range(512))
-        new = file.with_name("new")
-        new.write_text(f"prefix,id\n{rows}")
-        new.rename(file)
+        put(file, f"prefix,id\n{rows}")
 
     write(0)
     table, _ = opened(f"source={file},key=dst_addr,fields=id,reload=watch")
