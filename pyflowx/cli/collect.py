@@ -170,16 +170,20 @@ def make_sink(form: str, serialization: str, output: str) -> Sink[Any]:
         from pyflowx.sinks.discard import Discard
 
         return Discard()
+    from pyflowx.sinks import Encoder
+    from pyflowx.sinks.output import Output
     from pyflowx.sinks.target import Target
 
-    target = Target(output)
+    encoder: Encoder[Any]
     if form == "common":
         from pyflowx.sinks.ndjson import CommonNdjson
 
-        return CommonNdjson(target)
-    from pyflowx.sinks.raw import RawNdjson
+        encoder = CommonNdjson()
+    else:
+        from pyflowx.sinks.raw import RawNdjson
 
-    return RawNdjson(target)
+        encoder = RawNdjson()
+    return Output(encoder, Target(output))
 
 
 def accepted(kind: str) -> frozenset[Any]:

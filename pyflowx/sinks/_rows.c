@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Columns to lines of text, the inner loop of the NDJSON and CSV sinks:
-//   fill(out, first, last, begin, separator, end, nulls, columns, ends) -> (next, used)
+// Columns to rows of text or octets, the inner loop of the NDJSON, CSV and protobuf sinks:
+//   fill(out, first, last, begin, separator, end, nulls, length, columns, ends) -> (next, used)
 // writes the rows first..last-1 into `out` until one may not fit; `next` is the first row not
 // written, `used` the octets that were. A row is `begin`, its cells with `separator` between them,
 // `end`; a cell is `lead`, the value's text, `trail`. A null is left out with its separator (nulls
-// False, JSON) or is an empty cell (nulls True, CSV). `ends`, if not None, is a writable int64
-// buffer that takes the offset in `out` behind each row, ends[0] that of row `first`.
+// False, JSON) or is an empty cell (nulls True, CSV). `length` says what stands before a row: 0
+// nothing, 1 its length as a varint (protobuf), 2 as four octets, little-endian (Parquet). `ends`,
+// if not None, is a writable int64 buffer that takes the offset in `out` behind each row, ends[0]
+// that of row `first`.
 //
 // A column is a tuple (kind, lead, trail, values, valid, extra):
 //   kind    u unsigned, i signed (1, 2, 4, 8 octets), m MAC (u8), 4 IPv4 (u4), 6 IPv6 (n, 16),
-//           a the same with IPv4-mapped shown as IPv4, l label (an unsigned code), t text
+//           a the same with IPv4-mapped shown as IPv4, l label (an unsigned code), t text,
+//           v unsigned or int64 as a varint, b IPv4 (u4) and B IPv6 (n, 16) as a length octet and
+//           the octets of the address (IPv4-mapped: four)
 //   valid   None (no nulls) or one octet a row, 0 where the value is null
 //   extra   for l a tuple of bytes, one a code; for t a pair (starts, lengths) of int64 into values
 // Text and labels are copied as they are: whoever made them has escaped them. Values may be strided
@@ -23,6 +27,9 @@
 
 #define INT64_FORMATS  (sizeof(long) == 8 ? "lq" : "q")
 #define UINT64_FORMATS (sizeof(long) == 8 ? "LQ" : "Q")
+#define VARINT_FORMATS (sizeof(long) == 8 ? "?BHILQlq" : "?BHILQq")
+
+enum length { NO_LENGTH, VARINT_LENGTH, FIXED_LENGTH };
 
 struct column {
 	Py_buffer values, valid, starts, lengths;
@@ -46,6 +53,8 @@ struct table {
 	size_t begin_size, separator_size, end_size;
 	size_t row_max; // without the text columns
 	bool nulls;
+	int length;	  // enum length
+	size_t head_size; // octets that the length took in the row before
 };
 
 static inline uint64_t load(const struct column *c, Py_ssize_t row)
@@ -80,6 +89,12 @@ static inline int64_t load_offset(const Py_buffer *view, Py_ssize_t row)
 	return value;
 }
 
+// The columns whose kind is of (n, 16) octets.
+static inline bool is_wide(char kind)
+{
+	return kind == '6' || kind == 'a' || kind == 'B';
+}
+
 static inline char *put_value(char *to, const struct column *c, const uint64_t value[2])
 {
 	switch (c->kind) {
@@ -98,6 +113,12 @@ static inline char *put_value(char *to, const struct column *c, const uint64_t v
 	case '6':
 	case 'a':
 		return put_ipv6(to, (const uint8_t *)value, c->kind == 'a');
+	case 'v':
+		return put_varint(to, value[0]);
+	case 'b':
+		return put_octets4(to, (uint32_t)value[0]);
+	case 'B':
+		return put_octets16(to, (const uint8_t *)value);
 	default: // a label; its code was checked
 		memcpy(to, c->label[value[0]], c->label_size[value[0]]);
 		return to + c->label_size[value[0]];
@@ -128,7 +149,7 @@ static inline char *put_cell(char *to, struct column *c, Py_ssize_t row, const c
 
 	if (c->kind == 't')
 		return put_text(to, c, row);
-	if (c->kind == '6' || c->kind == 'a')
+	if (is_wide(c->kind))
 		memcpy(value, (const char *)c->values.buf + row * c->values.strides[0], 16);
 	else
 		value[0] = load(c, row);
@@ -170,9 +191,35 @@ static Py_ssize_t text_size(const struct table *t, Py_ssize_t row, size_t room)
 	return (Py_ssize_t)sum;
 }
 
+// Puts the length of a row before it: `from` is where the row begins, `to` its end, and there is
+// room for the length of the row before. Where this one's takes another number of octets, the row
+// moves.
+static char *put_length(char *from, char *to, struct table *t)
+{
+	size_t size = (size_t)(to - from), head_size;
+	char head[16];
+
+	if (t->length == FIXED_LENGTH) {
+		for (int i = 0; i < 4; i++)
+			from[i - 4] = (char)(size >> 8 * i);
+		return to;
+	}
+	head_size = (size_t)(put_varint(head, size) - head);
+	if (head_size != t->head_size) {
+		memmove(from - t->head_size + head_size, from, size);
+		for (Py_ssize_t i = 0; i < t->count; i++)
+			t->column[i].has_last = false;
+	}
+	memcpy(from - t->head_size, head, head_size);
+	to += head_size - t->head_size;
+	t->head_size = head_size;
+	return to;
+}
+
 static char *put_row(char *to, struct table *t, Py_ssize_t row, const char *out)
 {
 	bool first = true;
+	char *from = to += t->head_size;
 
 	to = put(to, t->begin, t->begin_size);
 	for (Py_ssize_t i = 0; i < t->count; i++) {
@@ -187,7 +234,8 @@ static char *put_row(char *to, struct table *t, Py_ssize_t row, const char *out)
 		if (valid && !(to = put_cell(to, c, row, out)))
 			return NULL;
 	}
-	return put(to, t->end, t->end_size);
+	to = put(to, t->end, t->end_size);
+	return t->length ? put_length(from, to, t) : to;
 }
 
 // The first row not written; -1 for a label code without a label, -2 for text outside its buffer.
@@ -292,9 +340,13 @@ static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_
 	case 'm':
 		return take(values, &c->values, UINT64_FORMATS, rows, "MAC");
 	case '4':
+	case 'b':
 		return take(values, &c->values, "I", rows, "IPv4");
+	case 'v':
+		return take(values, &c->values, VARINT_FORMATS, rows, "varint");
 	case '6':
 	case 'a':
+	case 'B':
 		if (!take_nd(values, &c->values, 2, "B", rows, "IPv6"))
 			return false;
 		if (c->values.shape[1] == 16 && c->values.strides[1] == 1)
@@ -406,7 +458,7 @@ static bool take_table(struct table *t, PyObject *columns, PyObject *const fixed
 	    !keep(fixed[1], &texts, &t->separator, &t->separator_size) ||
 	    !keep(fixed[2], &texts, &t->end, &t->end_size))
 		return false;
-	t->row_max = t->begin_size + t->end_size + SLACK;
+	t->row_max = t->begin_size + t->end_size + VARINT_MAX + SLACK;
 	for (Py_ssize_t i = 0; i < t->count; i++) {
 		struct column *c = &t->column[i];
 
@@ -444,19 +496,23 @@ static PyObject *fill(PyObject *module, PyObject *args)
 	Py_ssize_t first, last;
 	char *texts = NULL;
 	size_t size;
-	int nulls;
+	int nulls, length;
 
 	(void)module;
-	if (!PyArg_ParseTuple(args, "OnnOOOpOO", &out_object, &first, &last, &fixed[0], &fixed[1],
-			      &fixed[2], &nulls, &columns, &ends_object))
+	if (!PyArg_ParseTuple(args, "OnnOOOpiOO", &out_object, &first, &last, &fixed[0], &fixed[1],
+			      &fixed[2], &nulls, &length, &columns, &ends_object))
 		return NULL;
-	if (!PyTuple_Check(columns) || first < 0 || last < first) {
-		PyErr_SetString(PyExc_ValueError, "columns: a tuple; rows: 0 <= first <= last");
+	if (!PyTuple_Check(columns) || first < 0 || last < first || length < NO_LENGTH ||
+	    length > FIXED_LENGTH) {
+		PyErr_SetString(PyExc_ValueError,
+				"columns: a tuple; rows: 0 <= first <= last; length: 0, 1, 2");
 		return NULL;
 	}
 	if (!(size = texts_size(columns, fixed)))
 		return NULL;
 	t.nulls = nulls;
+	t.length = length;
+	t.head_size = length == FIXED_LENGTH ? 4 : length == VARINT_LENGTH ? 2 : 0;
 	t.column = PyMem_Calloc((size_t)PyTuple_Size(columns) + 1, sizeof(*t.column));
 	texts = PyMem_Calloc(size, 1);
 	if (!t.column || !texts) {
@@ -482,14 +538,14 @@ done:
 
 static PyMethodDef methods[] = {
 	{"fill", fill, METH_VARARGS,
-	 "Writes rows of columns as text into a buffer; _rows.c says what a column is."},
+	 "Writes rows of columns into a buffer; _rows.c says what a column is."},
 	{NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 
 static struct PyModuleDef definition = {
-	PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_doc = "Columns to lines of text.",
+	PyModuleDef_HEAD_INIT, .m_name = "_rows", .m_doc = "Columns to rows of text or octets.",
 	.m_methods = methods,  .m_slots = slots,
 };
 

@@ -10,6 +10,7 @@ def fill(
     separator: bytes,
     end: bytes,
     nulls: bool,
+    length: int,
     columns: tuple[tuple[str, bytes, bytes, Any, Any, Any], ...],
     ends: I64 | None,
 ) -> tuple[int, int]: ...

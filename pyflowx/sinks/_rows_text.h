@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Values as text for the row writer: each put_ function writes at `to` and returns the end of what
-// it wrote. They write in blocks: up to SLACK octets behind that end must be ours too.
+// Values as text or octets for the row writer: each put_ function writes at `to` and returns the
+// end of what it wrote. They write in blocks: up to SLACK octets behind that end must be ours too.
 
 #ifndef PYFLOWX_ROWS_TEXT_H
 #define PYFLOWX_ROWS_TEXT_H
@@ -9,8 +9,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#define SLACK	 64
-#define CELL_MAX 40 // longest text of one value: an IPv6 address takes 39
+#define SLACK	   64
+#define CELL_MAX   40 // longest text of one value: an IPv6 address takes 39
+#define VARINT_MAX 10
 
 static char decimal[256][4];	  // "7.", "42.", "255.": digits, then a dot
 static uint8_t decimal_size[256]; // of the digits alone
@@ -96,15 +97,22 @@ static char *put_group(char *to, unsigned group)
 	return to;
 }
 
+// RFC 4291 §2.5.5.2
+static inline bool is_mapped(const uint8_t *octets)
+{
+	static const uint8_t mapped[12] = {[10] = 255, [11] = 255};
+
+	return !memcmp(octets, mapped, sizeof(mapped));
+}
+
 // RFC 5952: the first of the longest runs of two or more zero groups is "::"; §5 for IPv4-mapped
 // addresses.
 static char *put_ipv6(char *to, const uint8_t *octets, bool mapped_as_ipv4)
 {
-	static const uint8_t mapped[12] = {[10] = 255, [11] = 255};
 	unsigned group[8];
 	int best = -1, best_size = 1;
 
-	if (!memcmp(octets, mapped, sizeof(mapped))) {
+	if (is_mapped(octets)) {
 		if (!mapped_as_ipv4)
 			to = put(to, "::ffff:                         ", 7);
 		return put_ipv4(to, (uint32_t)octets[12] << 24 | (uint32_t)octets[13] << 16 |
@@ -146,6 +154,33 @@ static inline char *put_mac(char *to, uint64_t value)
 		*to++ = ':';
 	}
 	return to - 1;
+}
+
+// Seven bits an octet, the lowest first (protobuf).
+static inline char *put_varint(char *to, uint64_t value)
+{
+	for (; value >= 0x80; value >>= 7)
+		*to++ = (char)(value | 0x80);
+	*to++ = (char)value;
+	return to;
+}
+
+static inline char *put_octets4(char *to, uint32_t value)
+{
+	*to++ = 4;
+	for (int shift = 24; shift >= 0; shift -= 8)
+		*to++ = (char)(value >> shift);
+	return to;
+}
+
+// An IPv4-mapped address is its four octets.
+static inline char *put_octets16(char *to, const uint8_t *octets)
+{
+	char skip = is_mapped(octets) ? 12 : 0;
+
+	*to++ = (char)(16 - skip);
+	memcpy(to, octets + skip, (size_t)(16 - skip));
+	return to + (16 - skip);
 }
 
 #endif

@@ -12,6 +12,7 @@ class Discard:
     def __init__(self) -> None:
         self.rows = 0
         self.octets = 0
+        self.lost = 0
 
     def write(self, batch: CommonBatch | Decoded) -> None:
         self.rows += len(batch.messages if isinstance(batch, Decoded) else batch)

@@ -26,9 +26,9 @@ import numpy as np
 from pyflowx import text
 from pyflowx.batch import Array, FlowBatch
 from pyflowx.decoded import Decoded, Messages, OpaqueSet, Protocol, ReceivedTemplate, TemplateRecord
+from pyflowx.sinks import Encoder, Piece
 from pyflowx.sinks.records import Records, field_names
 from pyflowx.sinks.rows import Cell, RowWriter, Value, cell, json_key
-from pyflowx.sinks.target import Target
 
 _WRITE = 1 << 20  # octets that are handed to the target at once
 Item = tuple[int, int, bytes]  # row in Messages, octet offset of a Set in the message, its JSON
@@ -132,34 +132,22 @@ def lines(decoded: Decoded) -> Iterator[bytes]:
         begin = end
 
 
-class RawNdjson:
-    """A :class:`~pyflowx.sinks.Sink` of Decoded; ``rows`` counts messages."""
+class RawNdjson(Encoder[Decoded]):
+    """Lines of messages."""
 
-    def __init__(self, target: Target) -> None:
-        self.rows = 0
-        self.octets = 0
-        self._target = target
+    suffix = ".ndjson"
 
-    def write(self, decoded: Decoded) -> None:
+    def count(self, batch: Decoded) -> int:
+        return len(batch.messages)
+
+    def encode(self, batch: Decoded) -> Iterator[Piece]:
         pending: list[bytes] = []
         size = 0
-        for line in lines(decoded):
+        for line in lines(batch):
             pending.append(line)
             size += len(line)
             if size >= _WRITE:
-                self._hand_over(pending)
+                yield len(pending), b"".join(pending)
                 pending, size = [], 0
         if pending:
-            self._hand_over(pending)
-
-    def _hand_over(self, pending: list[bytes]) -> None:
-        data = b"".join(pending)
-        self._target.write(data)
-        self.rows += len(pending)
-        self.octets += len(data)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        self._target.close()
+            yield len(pending), b"".join(pending)

@@ -1,4 +1,4 @@
-"""Columns to lines of text, with the compiled row writer (``_rows.c``), and what JSON makes of a column."""
+"""Columns to rows of text or octets, with the compiled row writer (``_rows.c``), and what JSON makes of a column."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from pyflowx.batch import I64, Array, Octets
 from pyflowx.sinks._rows import fill
 
+NO_LENGTH, VARINT_LENGTH, FIXED_LENGTH = range(3)  # before a row
 _CAPACITY = 1 << 20  # octets of text at a time: enough to make a system call cheap, few enough for the cache
 
 
@@ -50,15 +51,23 @@ def cell(lead: bytes, value: Value, trail: bytes = b"") -> Cell:
 
 
 class RowWriter:
-    """Renders rows between ``begin`` and ``end`` with ``separator`` between cells; ``nulls`` as in ``_rows.c``.
+    """Renders rows between ``begin`` and ``end`` with ``separator`` between cells.
 
+    ``nulls`` and ``length`` are as ``_rows.c`` says.
     ``capacity`` is the size in octets of a piece of text; a longer row makes it grow.
     """
 
     def __init__(
-        self, begin: bytes, separator: bytes, end: bytes, *, nulls: bool = False, capacity: int = _CAPACITY
+        self,
+        begin: bytes,
+        separator: bytes,
+        end: bytes,
+        *,
+        nulls: bool = False,
+        length: int = NO_LENGTH,
+        capacity: int = _CAPACITY,
     ) -> None:
-        self._frame = begin, separator, end, nulls
+        self._frame = begin, separator, end, nulls, length
         self._out = bytearray(capacity)
 
     def chunks(self, cells: tuple[Cell, ...], n: int, ends: I64 | None = None) -> Iterator[tuple[int, memoryview]]:

@@ -1,7 +1,7 @@
 """Where octets go: a file or standard output.
 
-A sink hands over whole lines only. What was written stays whole: a write that fails half-way is taken
-back as far as the file allows.
+A sink hands over whole lines (rows, row groups) only. What was written stays whole: a write that fails half-way is
+taken back as far as the file allows.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import select
 import stat
+from contextlib import suppress
+from pathlib import Path
 
-from pyflowx.errors import SinkError
+from pyflowx.errors import ConfigError, SinkError
+from pyflowx.sinks import Data
 
 STDOUT = "-"
+_MOST_BUFFERS = 1024  # of one writev (IOV_MAX)
 
 
 class ReaderGoneError(SinkError):
@@ -21,48 +25,76 @@ class ReaderGoneError(SinkError):
     exit_code = 0
 
 
+def _behind(views: list[memoryview], octets: int) -> list[memoryview]:
+    """What is left of buffers when so many octets of them are written."""
+    for i, view in enumerate(views):
+        if octets < view.nbytes:
+            return [view.cast("B")[octets:], *views[i + 1 :]] if octets else views[i:]
+        octets -= view.nbytes
+    return []
+
+
+def size_of(data: Data) -> int:
+    """Octets."""
+    if isinstance(data, bytes | memoryview):
+        return len(data)
+    return sum(memoryview(part).nbytes for part in data)
+
+
 class Target:
     """A file (appended to, made if missing) or, as ``-``, standard output.
 
-    Appending means that a restart loses nothing. An unfinished line that a killed process left at the end is
-    ended, so that the lines after it can be read.
+    Appending means that a restart loses nothing. With ``lines``, an unfinished line that a killed process left at the
+    end is ended, so that the lines after it can be read. ``is_empty``: nothing was there before.
     """
 
-    def __init__(self, path: str = STDOUT) -> None:
+    def __init__(self, path: str = STDOUT, *, lines: bool = True) -> None:
         self.path = path
         self.octets = 0
         self.is_stdout = path == STDOUT
         try:
-            self._fd = os.dup(1) if self.is_stdout else _open(path)
-            self._is_file = stat.S_ISREG(os.fstat(self._fd).st_mode)
+            self._fd = os.dup(1) if self.is_stdout else self._open()
+            status = os.fstat(self._fd)
+            self._is_file = stat.S_ISREG(status.st_mode)
+            # A file behind stdout is at a place of the shell's choice: what is written is the first of our run.
+            self.is_empty = self.is_stdout or not self._is_file or status.st_size == 0
         except OSError as error:
             raise SinkError(
                 f"-o/--output {path}: {error.strerror}; give a file in a folder that exists and may be written to"
             ) from error
-        if self._is_file and not self.is_stdout and not _ends_a_line(path):
+        if lines and not self.is_empty and not _ends_a_line(path):
             self.write(b"\n")
 
-    def write(self, data: bytes | memoryview) -> None:
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    def write(self, data: Data) -> None:
         """Write all of it; SinkError where that is not possible, with the file as it was before."""
-        view = memoryview(data).cast("B")
+        parts = [data] if isinstance(data, bytes | memoryview) else data
+        views = [view for part in parts if (view := memoryview(part)).nbytes]
         done = 0
         try:
-            while done < len(view):
-                done += self._write_some(view[done:])
+            while views:
+                written = self._write_some(views)
+                done += written
+                views = _behind(views, written)
         except OSError as error:
             kept = self._take_back(done)
             if isinstance(error, BrokenPipeError):
                 raise ReaderGoneError(f"{self.path}: nobody reads it any more") from error
-            name = "standard output" if self.is_stdout else self.path
-            raise SinkError(
-                f"{name}: {error.strerror}; {self.octets} octets of this run are {kept}; "
-                "make room or give another -o/--output and start again"
-            ) from error
+            raise self._error(error, kept) from error
         self.octets += done
 
-    def _write_some(self, view: memoryview) -> int:
+    def _error(self, error: OSError, kept: str) -> SinkError:
+        name = "standard output" if self.is_stdout else self.path
+        return SinkError(
+            f"{name}: {error.strerror}; {self.octets} octets of this run are {kept}; "
+            "make room or give another -o/--output and start again"
+        )
+
+    def _write_some(self, views: list[memoryview]) -> int:
         try:
-            return os.write(self._fd, view)
+            return os.write(self._fd, views[0]) if len(views) == 1 else os.writev(self._fd, views[:_MOST_BUFFERS])
         except BlockingIOError:  # a terminal or pipe that another process made non-blocking
             select.select([], [self._fd], [])
             return 0
@@ -78,6 +110,7 @@ class Target:
             if end != os.fstat(self._fd).st_size:  # somebody else appended too
                 return "followed by a part of a line"
             os.ftruncate(self._fd, end - written)
+            os.lseek(self._fd, end - written, os.SEEK_SET)
         except OSError:
             return "followed by a part of a line"
         return "kept complete"
@@ -94,13 +127,92 @@ class Target:
             ) from error
 
 
-def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+class HiddenFile(Target):
+    """A file that gets its name when it is complete: until then it is called ``.<name>.<process id>.part``.
+
+    A name that is taken meanwhile is made free with a number: ``flows-1.parquet``.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.final = Path(path)
+        if not self.final.name:
+            raise SinkError(f"-o/--output {path}: a folder; give a file in it")
+        super().__init__(str(self.final.with_name(f".{self.final.name}.{os.getpid()}.part")), lines=False)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it still has a name: somebody may have removed it, or its folder."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    def complete(self) -> Path:
+        """Everything to the disk, then the final name, which is returned. OSError where that is not possible."""
+        fd, self._fd = self._fd, -1
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        found = free_name(self.final)
+        os.rename(self.path, found)
+        folder = os.open(found.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return found
+
+    def abandon(self) -> None:
+        """Remove it: nothing of it can be read."""
+        fd, self._fd = self._fd, -1
+        with suppress(OSError):
+            os.close(fd)
+        with suppress(OSError):
+            os.unlink(self.path)
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            self.complete()
+        except OSError as error:
+            raise SinkError(
+                f"-o/--output {self.final}: {error.strerror} at its end; what was written is in {self.path}"
+            ) from error
+
+
+def free_name(path: Path) -> Path:
+    """The path, or with the first number behind its stem with which it is not taken."""
+    found, number = path, 0
+    while os.path.lexists(found):
+        number += 1
+        stem, dot, suffix = path.name.partition(".")
+        found = path.with_name(f"{stem}-{number}{dot}{suffix}")
+    return found
+
+
+def open_target(path: str, *, appends: bool, lines: bool) -> Target:
+    """The target of ``-o``. ``appends``: the format can go on in a file that is there; else it has to be a new one."""
+    if appends or path == STDOUT or _is_special(path):
+        return Target(path, lines=lines)
+    if os.path.lexists(path):
+        raise ConfigError(
+            f"-o/--output {path} exists, and this format cannot be appended to; give another name or remove it"
+        )
+    return HiddenFile(path)
+
+
+def _is_special(path: str) -> bool:
+    """A device, a pipe."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def _ends_a_line(path: str) -> bool:
     with open(path, "rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"

@@ -25,6 +25,7 @@ from pyflowx.decoded import Decoded, Problems, Protocol, Reason
 from pyflowx.errors import ConfigError
 from pyflowx.sinks import raw
 from pyflowx.sinks.ndjson import CommonNdjson
+from pyflowx.sinks.output import Output
 from pyflowx.sinks.target import Target
 from pyflowx.transport.capture import CaptureReader
 from pyflowx.wire import Decoder, TemplateLimits
@@ -173,7 +174,7 @@ def _check_common(decoded: Decoded) -> None:
 
 def _check_ndjson(batch: CommonBatch) -> None:
     file = os.memfd_create("flows")
-    sink = CommonNdjson(Target(f"/proc/self/fd/{file}"))
+    sink = Output(CommonNdjson(), Target(f"/proc/self/fd/{file}"))
     try:
         sink.write(batch)
         rows = [json.loads(line) for line in os.pread(file, sink.octets, 0).splitlines()]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyflowx.common import CommonBatch, CommonColumn
 from pyflowx.sinks.labels import LabelTexts
 from pyflowx.sinks.ndjson import CommonNdjson
+from pyflowx.sinks.output import Output
 from pyflowx.sinks.target import Target
 
 LABELS = st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -54,7 +55,7 @@ def test_another_list_is_another_table() -> None:
 
 def test_json_lines(tmp_path: Path) -> None:
     target = tmp_path / "out"
-    sink = CommonNdjson(Target(str(target)))
+    sink = Output(CommonNdjson(), Target(str(target)))
     n = 3
     columns = {
         "bytes": CommonColumn("u64", np.arange(n, dtype=np.uint64)),

@@ -17,13 +17,14 @@ from pyflowx.decoded import Decoded
 from pyflowx.fill import FLOW_TYPES
 from pyflowx.sinks.discard import Discard
 from pyflowx.sinks.ndjson import CommonNdjson
+from pyflowx.sinks.output import Output
 from pyflowx.sinks.target import Target
 
 BITS = {"u8": 8, "u16": 16, "u32": 32, "u64": 64, "mac": 48}
 
 
 def written(path: Path, *batches: CommonBatch) -> list[dict[str, Any]]:
-    sink = CommonNdjson(Target(str(path)))
+    sink = Output(CommonNdjson(), Target(str(path)))
     for batch in batches:
         sink.write(batch)
     sink.flush()
@@ -43,7 +44,7 @@ def batches(draw: st.DrawFn) -> tuple[CommonBatch, list[dict[str, Any]]]:
     columns = {}
     for column in sorted(chosen, key=TABLE.index):
         mask = draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n))
-        labels: tuple[str, ...] = ()
+        labels: tuple[str, ...] | None = None
         if column.type == "label":
             labels = FLOW_TYPES
             codes = draw(st.lists(st.integers(0, len(labels) - 1), min_size=n, max_size=n))

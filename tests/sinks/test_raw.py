@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pyflowx.batch import PacketBatch
 from pyflowx.decoded import Decoded
 from pyflowx.elements import FieldSpecifier, InformationElement, default_registry
+from pyflowx.sinks.output import Output
 from pyflowx.sinks.raw import RawNdjson, lines
 from pyflowx.sinks.target import Target
 from pyflowx.wire import Decoder
@@ -233,7 +234,7 @@ def test_netflow_5_has_its_own_header() -> None:
 
 
 def test_the_sink_counts_messages(make_decoded: Callable[..., Decoded], tmp_path: Path) -> None:
-    sink = RawNdjson(Target(str(tmp_path / "raw.json")))
+    sink = Output(RawNdjson(), Target(str(tmp_path / "raw.json")))
     sink.write(make_decoded({"octetDeltaCount": list(range(40_000))}, message=np.arange(40_000) // 20))
     sink.flush()
     sink.close()

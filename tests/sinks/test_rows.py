@@ -196,12 +196,12 @@ def test_a_column_of_wrong_types_is_an_error(spec: Any) -> None:
 @pytest.mark.parametrize(("first", "last"), [(-1, 1), (2, 1)])
 def test_rows_that_are_no_range_are_an_error(first: int, last: int) -> None:
     with pytest.raises(ValueError, match="rows"):
-        fill(bytearray(9), first, last, b"", b"", b"", False, (), None)
+        fill(bytearray(9), first, last, b"", b"", b"", False, 0, (), None)
 
 
 def test_ends_that_are_too_few_are_an_error() -> None:
     with pytest.raises(ValueError, match="ends"):
-        fill(bytearray(999), 0, 2, b"", b"", b"", False, (), np.zeros(1, np.int64))
+        fill(bytearray(999), 0, 2, b"", b"", b"", False, 0, (), np.zeros(1, np.int64))
 
 
 def test_only_whole_rows_are_written() -> None:
@@ -209,6 +209,6 @@ def test_only_whole_rows_are_written() -> None:
     spec = cell(b"", Value("u", False, np.arange(100, dtype=np.uint64)))
     for size in range(0, 600, 7):
         out = bytearray(b"#" * (size + 8))
-        following, used = fill(memoryview(out)[:size], 0, 100, b"", b",", b"\n", False, (spec,), None)  # type: ignore[arg-type]
+        following, used = fill(memoryview(out)[:size], 0, 100, b"", b",", b"\n", False, 0, (spec,), None)  # type: ignore[arg-type]
         assert bytes(out[:used]) == b"".join(b"%d\n" % i for i in range(following))
         assert out[size:] == b"#" * 8

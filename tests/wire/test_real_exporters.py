@@ -27,6 +27,7 @@ from scapy.utils import wrpcap
 from pyflowx.batch import PacketBatch
 from pyflowx.collecting import Collector, consume_common
 from pyflowx.sinks.ndjson import CommonNdjson
+from pyflowx.sinks.output import Output
 from pyflowx.sinks.target import Target
 from pyflowx.transport.udp import UdpReceiver, UdpSender
 from pyflowx.wire import Decoder
@@ -195,7 +196,7 @@ def export(exporter: Exporter, capture: Path) -> list[PacketBatch]:
 
 def our_reading(batches: list[PacketBatch], path: Path) -> tuple[list[dict[str, Any]], Collector]:
     """The flows in the common schema; nothing may have been wrong with what came."""
-    sink = CommonNdjson(Target(str(path)))
+    sink = Output(CommonNdjson(), Target(str(path)))
     collector = Collector(Decoder(), sink, consume_common(sink))
     collector.run(Recorded(batches))
     collector.close()

@@ -1,0 +1,38 @@
+"""Common columns as cells of a text format: the formats differ in how they write a label and in what is quoted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pyflowx.fill import CommonColumn
+from pyflowx.sinks.labels import LabelTexts
+from pyflowx.sinks.rows import Value
+
+_KINDS = {"time": "i", "i64": "i", "mac": "m"}  # of the row writer; all other types are unsigned integers
+_NO, _ZERO = np.False_, np.uint8(0)
+
+
+class TextCells:
+    """The cells of one output. ``render``: a label as it stands in a cell; ``quoted``: addresses are."""
+
+    def __init__(self, render: Callable[[str | int | float], bytes], *, quoted: bool) -> None:
+        self._render, self._quoted = render, quoted
+        self._labels = LabelTexts(render)
+
+    def value(self, name: str, column: CommonColumn) -> Value:
+        """How the row writer is to render a column."""
+        if column.labels is not None:
+            if isinstance(column.labels, list):
+                return self._labels.value(name, column)
+            labels = tuple(map(self._render, column.labels))  # a few, cheaper looked up in the row writer
+            return Value("l", False, column.values, labels, column.valid)
+        address = "4" if column.values.ndim == 1 else "a"
+        kind = address if column.type == "address" else _KINDS.get(column.type, "u")
+        return Value(kind, self._quoted and kind in "4am", column.values, None, column.valid)
+
+
+def null(n: int) -> Value:
+    """A column that is null in all n rows."""
+    return Value("u", False, np.broadcast_to(_ZERO, n), None, np.broadcast_to(_NO, n))

@@ -1,0 +1,53 @@
+"""One output from the start of the process to its end: standard output or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic
+
+from pyflowx.errors import SinkError
+from pyflowx.sinks import AnyBatch, Encoder, Piece
+from pyflowx.sinks.target import HiddenFile, ReaderGoneError, Target, size_of
+
+
+class Output(Generic[AnyBatch]):
+    """A :class:`~pyflowx.sinks.Sink`. An error of the target is for the caller: there is no other place to go on in.
+
+    A :class:`~pyflowx.sinks.target.HiddenFile` gets its name when it is complete.
+    """
+
+    def __init__(self, encoder: Encoder[AnyBatch], target: Target) -> None:
+        self.rows = 0
+        self.octets = 0
+        self.lost = 0
+        self._encoder, self._target = encoder, target
+        self._is_live = encoder.live and not isinstance(target, HiddenFile)
+        if target.is_empty:
+            self._put(encoder.begin())
+
+    def write(self, batch: AnyBatch) -> None:
+        self._put(self._encoder.encode(batch))
+
+    def flush(self) -> None:
+        if self._is_live:
+            self._put(self._encoder.flush())
+
+    def close(self) -> None:
+        """Also after an error: whatever can be written still is, so that what is there can be read."""
+        problem: SinkError | None = None
+        for pieces in (self._encoder.flush(), self._encoder.end()):
+            try:
+                self._put(pieces)
+            except ReaderGoneError:
+                break
+            except SinkError as error:
+                problem = problem or error
+        self._target.close()
+        if problem is not None:
+            raise problem
+
+    def _put(self, pieces: Iterator[Piece]) -> None:
+        for rows, data in pieces:
+            self._target.write(data)
+            self.rows += rows
+            self.octets += size_of(data)
