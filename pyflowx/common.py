@@ -18,7 +18,6 @@ added to these (enrichment) are ``label``, ``i64`` or ``f64``, all three as code
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -114,6 +113,7 @@ TABLE: tuple[Column, ...] = (
         (
             *fill.element(2, 86, 298, 299, 24, 172),
             *(fill.combine(fill.one_packet, id) for id in (312, 224)),
+            *(fill.combine(fill.one_packet, id, read=fill.OCTETS) for id in (315, 104, 313, 314, 316)),
             fill.fact(fill.nothing_counted),
         ),
         nullable=False,
@@ -164,7 +164,29 @@ Ways = tuple[tuple[Make, tuple[int, ...]], ...]
 Plan = tuple[tuple[Column, Ways], ...]
 
 
-@functools.lru_cache(maxsize=4096)  # a peer may send any number of Templates
+PLANNED_FIELDS = 1 << 18
+
+
+class _Plans:
+    """Plans by field list. The oldest are forgotten beyond :data:`PLANNED_FIELDS` fields in all: a peer may send any
+    number of Templates, and long ones."""
+
+    def __init__(self) -> None:
+        self.fields = 0
+        self._known: dict[tuple[FieldSpecifier, ...], Plan] = {}
+
+    def of(self, fields: tuple[FieldSpecifier, ...]) -> Plan:
+        plan = self._known.get(fields)
+        if plan is None:
+            plan = self._known[fields] = _plan(fields)
+            self.fields += len(fields)
+            while self.fields > PLANNED_FIELDS and len(self._known) > 1:
+                oldest = next(iter(self._known))
+                del self._known[oldest]
+                self.fields -= len(oldest)
+        return plan
+
+
 def _plan(fields: tuple[FieldSpecifier, ...]) -> Plan:
     """For each column the sources that these fields allow, with the places of their fields."""
     places: dict[tuple[int, str], int] = {}
@@ -184,6 +206,9 @@ def _plan(fields: tuple[FieldSpecifier, ...]) -> Plan:
     return tuple((column, ways) for column, ways in plan if ways)
 
 
+_plans = _Plans()
+
+
 def _fill(rows: fill.Rows, column: Column, ways: Ways) -> CommonColumn | None:
     data: Any = rows.flows.columns
     for make, places in ways:
@@ -198,7 +223,7 @@ def _fill(rows: fill.Rows, column: Column, ways: Ways) -> CommonColumn | None:
 
 def _columns(rows: fill.Rows, sampling: Sampling | None) -> dict[str, CommonColumn]:
     made: dict[str, CommonColumn] = {}
-    for column, ways in _plan(rows.flows.fields):
+    for column, ways in _plans.of(rows.flows.fields):
         filled = _fill(rows, column, ways)
         if sampling is not None and column.name == RATE:
             filled = sampling(rows.flows, rows.facts.messages, filled)
@@ -210,7 +235,7 @@ def _columns(rows: fill.Rows, sampling: Sampling | None) -> dict[str, CommonColu
 def told_rates(flows: FlowBatch, decoded: Decoded) -> Array:
     """The sampling rate that each record tells, by any of the elements that tell one (u32); 0 where none does."""
     rows, rates = fill.Rows(flows, fill.Facts(decoded.protocol, decoded.messages)), np.zeros(len(flows), np.uint32)
-    for column, ways in _plan(flows.fields):
+    for column, ways in _plans.of(flows.fields):
         for way in ways if column.name == RATE else ():
             filled = _fill(rows, column, (way,))
             if filled is not None:

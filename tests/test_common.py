@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyflowx import common
 from pyflowx.batch import V4_MAPPED, FlowBatch
 from pyflowx.common import TABLE, CommonBatch, CommonColumn, _plan, to_common, told_rates
 from pyflowx.decoded import Decoded, Messages, Protocol
@@ -455,3 +456,20 @@ def test_any_record_becomes_a_row(make_decoded: Make, elements: list[Any], data:
             assert column.values.shape == (n, 16) or column.values.dtype == np.uint32
         else:
             assert column.values.dtype.itemsize == widths[column.type]
+
+
+def test_what_is_remembered_of_field_lists_is_bounded(make_decoded: Make) -> None:
+    """An exporter may redefine its Templates as often as it likes."""
+    flows = make_decoded({"octetDeltaCount": [7]})
+    (counter,), (column,) = flows.flows[0].fields, flows.flows[0].columns
+    count = 0
+    for storm in range(20):
+        for id in range(20):
+            unknown = FieldSpecifier(default_registry().get(4711 + storm, id), 1)
+            flows.flows[0].fields = (counter, *[unknown] * 1000)
+            flows.flows[0].columns = [column] + [np.zeros(1, np.uint8)] * 1000
+            (batch,) = to_common(flows)
+            count += int(batch.columns["bytes"].values[0])
+    assert count == 20 * 20 * 7
+    assert 0 < common._plans.fields <= common.PLANNED_FIELDS
+    assert common._plans.fields == sum(map(len, common._plans._known))
