@@ -125,15 +125,15 @@ def _times(ns: Array, valid: Mask | None = None) -> CommonColumn:
 # --- what fills a column ---------------------------------------------------------------------------------------
 
 Make = Callable[..., CommonColumn | None]  # (rows, type of the column, one column for each element)
-NUMBER, TIME, MAC, IPV4, IPV6 = "number", "time", "mac", "ipv4", "ipv6"
+NUMBER, TIME, MAC, IPV4, IPV6, OCTETS = "number", "time", "mac", "ipv4", "ipv6", "octets"
 _CLASSES = {"macAddress": MAC, "ipv4Address": IPV4, "ipv6Address": IPV6}
 
 
 def field_class(specifier: FieldSpecifier) -> str | None:
-    """How a field can be read; None for one without a column of numbers."""
+    """How a field can be read; None for one in a length that its type does not have."""
     data_type = specifier.element.data_type
     if not specifier.has_column:
-        return None
+        return OCTETS if data_type.name == "octetArray" else None
     if data_type.is_time:
         return TIME
     return NUMBER if data_type.name.startswith(("unsigned", "signed")) else _CLASSES.get(data_type.name)

@@ -45,6 +45,17 @@ _FIELDS = (
 _ADDRESSES = {"source": ("source_ipv4", "source_ipv6"), "destination": ("destination_ipv4", "destination_ipv6")}
 # What the rarest groups keep of a header: its flow key.
 COARSE = int(Has.IPV4 | Has.IPV6 | Has.SOURCE | Has.DESTINATION | Has.PROTOCOL | Has.SOURCE_PORT | Has.DESTINATION_PORT)
+# Elements with a section of a packet (PSAMP, RFC 5477 §8.5; Cisco's layer2packetSectionData), and what it begins with.
+SECTIONS = {
+    315: HeaderProtocol.ETHERNET,
+    104: HeaderProtocol.ETHERNET,
+    313: HeaderProtocol.IP,
+    314: HeaderProtocol.MPLS,
+    316: HeaderProtocol.IP,
+}
+_KEYS = (8, 12, 27, 28)  # addresses: who sends these needs no section
+_ETHERNET_FRAME = 1  # a dataLinkFrameType
+_CLOSED = -2  # no HeaderProtocol
 
 
 class HeaderField(NamedTuple):
@@ -95,23 +106,36 @@ def groups(mask: I64, coarse: int) -> Iterator[tuple[int, Any]]:
 
 
 def with_sections(flows: list[FlowBatch], tunnels: bool = True) -> list[FlowBatch]:
-    """Flow Records that carry a packet section instead of a flow key (PSAMP, RFC 5476: ipHeaderPacketSection 313,
-    dataLinkFrameSection 315) with the fields that the section holds; all others as they are."""
+    """Flow Records that carry a packet section (:data:`SECTIONS`) instead of a flow key with the fields that the
+    section holds; all others as they are. What does not begin where its layer does (sectionOffset 409,
+    layer2packetSectionOffset 102), and frames that are no Ethernet (dataLinkFrameType 408), are left closed."""
     found: list[FlowBatch] = []
     for batch in flows:
-        frame, packet = batch.find(IANA_PEN, 315), batch.find(IANA_PEN, 313)
-        has_key = any(batch.find(IANA_PEN, id) is not None for id in (8, 12, 27, 28))
-        if batch.scope_count or has_key or not isinstance(section := packet if frame is None else frame, Octets):
+        has_key = any(batch.find(IANA_PEN, id) is not None for id in _KEYS)
+        sections = ((batch.find(IANA_PEN, id), id) for id in SECTIONS)
+        section, id = next(((column, id) for column, id in sections if isinstance(column, Octets)), (None, 0))
+        if batch.scope_count or has_key or section is None:
             found.append(batch)
         else:
-            found += dissected(batch, section, HeaderProtocol.IP if frame is None else HeaderProtocol.ETHERNET, tunnels)
+            found += dissected(batch, section, _protocols(batch, id), tunnels)
     return found
 
 
-def dissected(flows: FlowBatch, section: Octets, protocol: int, tunnels: bool = True) -> list[FlowBatch]:
+def _protocols(batch: FlowBatch, id: int) -> I64:
+    """What the sections of a batch begin with."""
+    protocol = np.full(len(batch), SECTIONS[id], np.int64)
+    offset, type = batch.find(IANA_PEN, 102 if id == 104 else 409), batch.find(IANA_PEN, 408)
+    if isinstance(offset, np.ndarray):
+        protocol[offset != 0] = _CLOSED
+    if isinstance(type, np.ndarray) and SECTIONS[id] == HeaderProtocol.ETHERNET:
+        protocol[(type != 0) & (type != _ETHERNET_FRAME)] = _CLOSED
+    return protocol
+
+
+def dissected(flows: FlowBatch, section: Octets, protocol: int | I64, tunnels: bool = True) -> list[FlowBatch]:
     """``flows`` with what their packet sections say: the same rows in one batch a set of fields, each in
-    order of arrival. ``section`` is a column of ``flows`` (element 313: HeaderProtocol.IP, 315: ETHERNET); the
-    dissected fields stand behind those of ``flows``."""
+    order of arrival. ``section`` is a column of ``flows``, ``protocol`` what it begins with; the dissected fields stand
+    behind those of ``flows``."""
     headers = dissect(section, protocol, tunnels)
     batches = []
     for mask, rows in groups(headers.valid, COARSE):
