@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,14 @@ from pyflowx.wire.records import Layout, gather
 from pyflowx.wire.sets import MAX_RECORD, MIN_TEMPLATE_ID, SET_HEADER, Dialect
 
 MAX_MESSAGE = 65535
+
+
+class _Piece(NamedTuple):
+    """A Set that may share a message: its octets, its records, how many of these are Data Records."""
+
+    octets: bytes
+    records: int = 1
+    data_records: int = 0
 
 
 class TemplateEncoder(ABC):
@@ -87,26 +97,29 @@ class TemplateEncoder(ABC):
         content += bytes(-len(content) % self.alignment)
         return struct.pack(">HH", set_id, SET_HEADER + len(content)) + content
 
-    def _messages(self, sets: list[bytes], export_ns: int) -> Datagrams:
-        """Sets of one record each in as few messages as their order allows."""
+    def _messages(self, sets: Sequence[_Piece | bytes], export_ns: int) -> Datagrams:
+        """Sets in as few messages as their order allows; octets alone are a Set of one record that is no data."""
         if not sets:
-            return _no_datagrams()
+            return no_datagrams()
         room = self.max_octets - self.dialect.header_octets
-        bodies: list[list[bytes]] = []
+        bodies: list[list[_Piece]] = []
         used = room
         for each in sets:
-            if used + len(each) > room:
+            piece = _Piece(each) if isinstance(each, bytes) else each
+            if used + len(piece.octets) > room:
                 bodies.append([])
                 used = 0
-            bodies[-1].append(each)
-            used += len(each)
-        lengths = np.array([self.dialect.header_octets + sum(map(len, body)) for body in bodies], np.int64)
+            bodies[-1].append(piece)
+            used += len(piece.octets)
+        contents = [b"".join(piece.octets for piece in body) for body in bodies]
+        lengths = self.dialect.header_octets + np.fromiter(map(len, contents), np.int64, len(contents))
         data = np.zeros((len(bodies), int(lengths.max())), np.uint8)
-        for row, body in zip(data, bodies, strict=True):
-            octets = np.frombuffer(b"".join(body), np.uint8)
+        for row, content in zip(data, contents, strict=True):
+            octets = np.frombuffer(content, np.uint8)
             row[self.dialect.header_octets : self.dialect.header_octets + len(octets)] = octets
-        counts = np.array([len(body) for body in bodies], np.int64)
-        data[:, : self.dialect.header_octets] = self._header(lengths, counts, np.zeros_like(counts), export_ns)
+        records = np.array([sum(piece.records for piece in body) for body in bodies], np.int64)
+        data_records = np.array([sum(piece.data_records for piece in body) for body in bodies], np.int64)
+        data[:, : self.dialect.header_octets] = self._header(lengths, records, data_records, export_ns)
         return Datagrams(data, lengths.astype(np.int32))
 
     def encode(self, flows: FlowBatch, export_ns: int, records_per_message: int | None = None) -> Datagrams:
@@ -115,23 +128,50 @@ class TemplateEncoder(ABC):
         Without ``records_per_message`` as many records a message as fit. EncodeError for values that the fields
         cannot carry and for records, or a number of them, that do not fit in a message.
         """
+        self.register(flows.fields, flows.scope_count)
+        if not len(flows):
+            return no_datagrams()
+        return self._headed(*self._data_sets(flows, records_per_message), export_ns)
+
+    def encode_all(self, batches: Sequence[FlowBatch], export_ns: int, templates: bool = False) -> Datagrams:
+        """Data messages for the rows of several batches, and the Templates before them where ``templates`` is true.
+
+        What does not fill a message shares one with what the other batches leave over; such messages, which
+        also have the Templates, come first. Rows of a batch may change their order. Errors as in :meth:`encode`.
+        """
+        for flows in batches:
+            self.register(flows.fields, flows.scope_count)
+        head = self.dialect.header_octets
+        shared = [_Piece(self._template_set(id)) for id in self._layouts] if templates else []
+        whole = []
+        for flows in batches:
+            if len(flows):
+                data, lengths, counts = self._data_sets(flows, None)
+                last = int(counts[-1])
+                shared.append(_Piece(data[-1, head : lengths[-1]].tobytes(), last, last))
+                if len(lengths) > 1:
+                    whole.append((data[:-1], lengths[:-1], counts[:-1]))
+        return join_datagrams([self._messages(shared, export_ns), *(self._headed(*rows, export_ns) for rows in whole)])
+
+    def _headed(self, data: U8, lengths: I64, counts: I64, export_ns: int) -> Datagrams:
+        """Messages of one Data Set each, with their headers."""
+        data[:, : self.dialect.header_octets] = self._header(lengths, counts, counts, export_ns)
+        return Datagrams(data, lengths.astype(np.int32))
+
+    def _data_sets(self, flows: FlowBatch, wanted: int | None) -> tuple[U8, I64, I64]:
+        """Messages of one Data Set each without their headers: (matrix, length of each, records of each)."""
         template_id = self.register(flows.fields, flows.scope_count)
         layout = self._layouts[template_id]
-        if not len(flows):
-            return _no_datagrams()
         columns = [_checked(f, column) for f, column in zip(flows.fields, flows.columns, strict=True)]
-        if layout.is_fixed:
-            data, ends, counts = self._fixed(layout, columns, len(flows), records_per_message)
-        else:
-            data, ends, counts = self._scattered(layout, columns, len(flows), records_per_message)
+        make = self._fixed if layout.is_fixed else self._scattered
+        data, ends, counts = make(layout, columns, len(flows), wanted)
         head = self.dialect.header_octets
         padding = -ends % self.alignment  # the header is aligned itself
         lengths = ends + np.where(padding < layout.record_length, padding, 0)  # else it would read as records
         data[:, head : head + SET_HEADER].view(">u2")[:] = np.stack(
             [np.full_like(ends, template_id), lengths - head], 1
         )
-        data[:, :head] = self._header(lengths, counts, counts, export_ns)
-        return Datagrams(data, lengths.astype(np.int32))
+        return data, lengths, counts
 
     def _check_count(self, wanted: int | None, fitting: int) -> int:
         if fitting < 1:
@@ -206,8 +246,21 @@ class TemplateEncoder(ABC):
             first.append(at)
 
 
-def _no_datagrams() -> Datagrams:
+def no_datagrams() -> Datagrams:
     return Datagrams(np.zeros((0, 0), np.uint8), np.zeros(0, np.int32))
+
+
+def join_datagrams(parts: Sequence[Datagrams]) -> Datagrams:
+    """One after another."""
+    some = [part for part in parts if len(part)]
+    if len(some) < 2:
+        return some[0] if some else no_datagrams()
+    data = np.zeros((sum(map(len, some)), max(part.data.shape[1] for part in some)), np.uint8)
+    row = 0
+    for part in some:
+        data[row : row + len(part), : part.data.shape[1]] = part.data
+        row += len(part)
+    return Datagrams(data, np.concatenate([part.length for part in some]))
 
 
 def _checked(field: FieldSpecifier, column: Column) -> Column:

@@ -14,11 +14,12 @@ exporter's milliseconds; ``boot_ns`` says when these were 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pyflowx.batch import I32, I64, Array, Datagrams, FlowBatch, Octets, PacketBatch
+from pyflowx.batch import I32, I64, U8, Array, Datagrams, FlowBatch, Octets, PacketBatch
 from pyflowx.decoded import Decoded, Messages, OpaqueSet, Problems, Protocol, Reason
 from pyflowx.elements import CISCO_PEN, DATA_TYPES, FieldSpecifier, InformationElement, default_registry
 from pyflowx.errors import EncodeError
@@ -225,22 +226,37 @@ class Encoder:
 
     def encode(self, flows: FlowBatch, export_ns: int, records_per_message: int | None = None) -> Datagrams:
         """One row a flow; fields that ``flows`` does not have are 0. EncodeError for values that do not fit."""
-        self.register(flows.fields, flows.scope_count)
         per = self.max_records if records_per_message is None else records_per_message
         if not 1 <= per <= self.max_records:
             raise EncodeError(f"{per} records do not fit in a datagram; use 1 to {self.max_records}")
-        size, width, n = self.form.header.itemsize, self.form.record_length, len(flows)
-        messages = -(-n // per)
-        data = np.zeros((messages, size + per * width), np.uint8)
-        records = np.zeros((messages * per, width), np.uint8)
+        return self._datagrams(self._records(flows), export_ns, per)
+
+    def encode_all(self, batches: Sequence[FlowBatch], export_ns: int, templates: bool = False) -> Datagrams:
+        """The rows of several batches, in order; there are no Templates. Errors as in :meth:`encode`."""
+        records = [self._records(flows) for flows in batches]
+        empty = np.zeros((0, self.form.record_length), np.uint8)
+        return self._datagrams(np.concatenate([empty, *records]), export_ns, self.max_records)
+
+    def _records(self, flows: FlowBatch) -> U8:
+        """``(n, record_length)`` octets."""
+        self.register(flows.fields, flows.scope_count)
+        records = np.zeros((len(flows), self.form.record_length), np.uint8)
         for field, at in zip(self.form.fields, self.form.offsets, strict=True):
             column = flows.find(field.element.pen, field.element.id)
             if column is not None and not isinstance(column, Octets):
-                records[:n, at : at + field.length] = field.element.data_type.to_wire(column, field.length)
-        data[:, size:] = records.reshape(messages, per * width)
+                records[:, at : at + field.length] = field.element.data_type.to_wire(column, field.length)
+        return records
+
+    def _datagrams(self, records: U8, export_ns: int, per: int) -> Datagrams:
+        size, width, n = self.form.header.itemsize, self.form.record_length, len(records)
+        messages = -(-n // per)
+        data = np.zeros((messages, size + per * width), np.uint8)
+        whole = n // per
+        data[:whole, size:] = records[: whole * per].reshape(whole, per * width)
         count = np.full(messages, per, np.int64)
-        if messages:
-            count[-1] = n - (messages - 1) * per
+        if whole < messages:
+            count[-1] = n - whole * per
+            data[-1, size : size + int(count[-1]) * width] = records[whole * per :].reshape(-1)
         data[:, :size] = self._headers(count, export_ns)
         return Datagrams(data, (size + count * width).astype(np.int32))
 

@@ -444,6 +444,23 @@ def test_the_encoder_fills_messages_and_counts_data_records() -> None:
     assert [a for a, _ in ports(decoded)] == [*range(23), *range(4)]
 
 
+def test_batches_share_messages_with_the_templates_before_them() -> None:
+    encoder = Encoder(max_octets=100)
+    other = FlowBatch(PORT_FIELDS[:1], [np.arange(3, dtype=np.uint16)])
+    options = FlowBatch(PORT_FIELDS, flows_of(2).columns, scope_count=1)
+    sent = encoder.encode_all([flows_of(25), other, flows_of(0), options, flows_of(45)], 5 * SECOND, templates=True)
+    assert max(len(each) for each in sent.tolist()) <= 100
+    assert len(sent) == 2 + 1 + 2  # what is left over with three Templates, one and two Messages of 20 records
+    decoded, problems = decode(*sent.tolist())
+    assert not problems and [each.message for each in decoded.templates] == [0, 0, 0]
+    assert encoder.sequence_number == 75
+    records = np.bincount(np.concatenate([batch.message for batch in decoded.flows]), minlength=5)
+    assert decoded.messages.sequence_number.tolist() == [0, *np.cumsum(records)[:-1].tolist()]
+    found = {(*batch.fields, batch.scope_count): sorted(batch.columns[0].tolist()) for batch in decoded.flows}
+    assert found[(*PORT_FIELDS, 0)] == sorted([*range(25), *range(45)])
+    assert found[(*PORT_FIELDS[:1], 0)] == [0, 1, 2] and found[(*PORT_FIELDS, 1)] == [0, 1]
+
+
 def test_the_sequence_number_wraps() -> None:
     encoder = Encoder()
     encoder.sequence_number = 2**32 - 1

@@ -171,6 +171,18 @@ def test_encoder_leaves_missing_fields_zero_and_counts_on() -> None:
     assert len(encoder.encode(flows.take(slice(0, 0)), EXPORT_NS)) == 0
 
 
+def test_batches_of_different_fields_share_datagrams() -> None:
+    field = default_registry().field
+    octets = FlowBatch((field("octetDeltaCount"),), [np.arange(20, dtype=np.uint64)])
+    ports = FlowBatch((field("sourceTransportPort"),), [np.arange(20, 40, dtype=np.uint16)])
+    datagrams = netflow5.Encoder().encode_all([octets, ports], EXPORT_NS)
+    decoded, problems = decode(*datagrams.tolist())
+    assert not len(problems) and decoded.messages.header["count"].tolist() == [28, 12]
+    assert decoded.flows[0].column("octetDeltaCount").tolist() == [*range(20), *[0] * 20]
+    assert decoded.flows[0].column("sourceTransportPort").tolist() == [*[0] * 20, *range(20, 40)]
+    assert len(netflow5.Encoder().encode_all([], EXPORT_NS)) == 0
+
+
 def test_what_v5_cannot_carry_is_refused() -> None:
     field = default_registry().field
     octets = FlowBatch((field("octetDeltaCount"),), [np.array([1 << 32], np.uint64)])

@@ -189,6 +189,18 @@ def test_the_encoder_pads_counts_packets_and_keeps_time() -> None:
     assert set(decoded.messages.boot_ns.tolist()) == {900 * SECOND}
 
 
+def test_batches_share_packets() -> None:
+    encoder = Encoder(5)
+    odd = FlowBatch(fields("protocolIdentifier", "sourceTransportPort"), [np.arange(9, dtype=np.uint8)] * 2)
+    odd.columns[1] = np.arange(9, dtype=np.uint16)
+    even = FlowBatch(odd.fields[::-1], [np.arange(20, 29, dtype=np.uint16), np.arange(20, 29, dtype=np.uint8)])
+    (packet,) = encoder.encode_all([odd, even], 1000 * SECOND, templates=True).tolist()
+    decoded, problems = decode(packet)
+    assert not problems and decoded.messages.header["count"].tolist() == [2 + 18]
+    assert [batch.column("protocolIdentifier").tolist() for batch in decoded.flows] == [[*range(9)], [*range(20, 29)]]
+    assert len(packet) % 4 == 0 and encoder.encode_all([], 0).tolist() == []
+
+
 def test_the_encoder_writes_scopes_as_types() -> None:
     encoder = Encoder()
     options = fields("ingressInterface", "templateId", "samplingInterval")

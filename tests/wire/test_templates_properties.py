@@ -117,6 +117,27 @@ def test_decode_of_encode_is_identity(protocol: str, data: st.DataObject) -> Non
     assert received.message.tolist() == sorted(received.message.tolist())
 
 
+@pytest.mark.parametrize("protocol", ["ipfix", "netflow9"])
+@given(data=st.data())
+def test_batches_that_share_messages_lose_no_record(protocol: str, data: st.DataObject) -> None:
+    codec = {"ipfix": ipfix, "netflow9": netflow9}[protocol]
+    batches = data.draw(st.lists(flow_batches(protocol), max_size=4))
+    encoder = codec.Encoder(max_octets=data.draw(st.sampled_from([9000, 65535])))
+    sent = encoder.encode_all(batches, 10**9, templates=True)
+    assert not len(sent) or sent.length.max() <= encoder.max_octets
+    decoded, problems = new_decoder().decode(PacketBatch.of(sent.tolist()), 0)
+    assert not problems.tolist()
+
+    def rows(found: list[FlowBatch]) -> Counter[str]:
+        return Counter(
+            repr((batch.fields, batch.scope_count, row))
+            for batch in found
+            for row in zip(*(values(column) for column in batch.columns), strict=True)
+        )
+
+    assert rows([batch for part in decoded for batch in part.flows]) == rows(batches)
+
+
 # -- hostile input -----------------------------------------------------------------------------------------
 
 
