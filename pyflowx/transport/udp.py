@@ -15,6 +15,7 @@ import socket
 import struct
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -108,18 +109,26 @@ def _resolve(host: str, port: int, flags: int = 0) -> tuple[socket.AddressFamily
 class DropCounter:
     """The kernel's 32-bit count of drops as one that never wraps nor goes back."""
 
-    __slots__ = ("_last", "total")
+    __slots__ = ("_state",)
 
     def __init__(self) -> None:
-        self.total = 0
-        self._last = 0
+        self._state = 0, 0  # total, the kernel's last; together, as other threads look at it
+
+    @property
+    def total(self) -> int:
+        return self._state[0]
 
     def update(self, value: int) -> None:
         """``value`` is the kernel's; one that is older than the last seen is ignored."""
-        delta = (value - self._last) & 0xFFFFFFFF
-        if delta < 1 << 31:
-            self.total += delta
-            self._last = value
+        total = self.at(value)
+        if total != self._state[0]:
+            self._state = total, value
+
+    def at(self, value: int) -> int:
+        """What the total would be."""
+        total, last = self._state
+        delta = (value - last) & 0xFFFFFFFF
+        return total + delta if delta < 1 << 31 else total
 
 
 def next_pause(pause_s: float, fill: float, longest_s: float) -> float:
@@ -202,6 +211,7 @@ class UdpReceiver:
         wake_fd: int | None = None,
     ) -> None:
         self._sockets: list[socket.socket] = []
+        self._last_memory: dict[socket.socket, tuple[int, ...]] = {}
         self.granted = 0
         """Octets of the smallest receive buffer that the kernel granted."""
         self.warning: str | None = None
@@ -263,11 +273,23 @@ class UdpReceiver:
 
     @property
     def dropped(self) -> int:
-        """Datagrams that the kernel dropped because a queue was full (or a checksum wrong), up to now."""
-        for sock, counter in zip(self._sockets, self._drops, strict=True):
-            if sock.fileno() >= 0:
-                counter.update(_meminfo(sock)[8])
-        return sum(counter.total for counter in self._drops)
+        """Datagrams that the kernel dropped because a queue was full (or a checksum wrong), up to now or to close().
+
+        May be asked by any thread.
+        """
+        return sum(counter.at(info[8]) for counter, info in zip(self._drops, self._memory(), strict=True))
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """Octets of the kernel's memory that the fullest queue takes, and its limit. May be asked by any thread."""
+        return max(((info[0], info[1]) for info in self._memory()), key=lambda queue: queue[0] / max(1, queue[1]))
+
+    def _memory(self) -> list[tuple[int, ...]]:
+        """SO_MEMINFO of each socket, the last there was if it is closed."""
+        for sock in self._sockets:
+            with suppress(OSError):
+                self._last_memory[sock] = _meminfo(sock)
+        return list(self._last_memory.values())
 
     def receive(self, timeout_s: float | None, linger_s: float = 0.05) -> PacketBatch | None:
         """The next batch; None if ``timeout_s`` passed without a datagram (None waits for ever) or on a wake-up.
@@ -291,11 +313,8 @@ class UdpReceiver:
 
     def _fill(self) -> float:
         """How full the fullest queue is, 0 to 1."""
-        fill = 0.0
-        for sock in self._sockets:
-            queued, limit, *_ = _meminfo(sock)
-            fill = max(fill, queued / limit)
-        return fill
+        queued, limit = self.queued
+        return queued / limit
 
     def _drain(self, count: int) -> int:
         """Take what the sockets have now, into the rows from ``count``; the new count."""
@@ -358,6 +377,7 @@ class UdpReceiver:
         return wide
 
     def close(self) -> None:
+        self._memory()
         for sock in self._sockets:
             sock.close()
 

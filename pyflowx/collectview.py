@@ -1,0 +1,284 @@
+"""A running collector as others may see it: the numbers of metrics, summary and doctor, the sections of the live feed.
+
+Sections of a snapshot (:mod:`pyflowx.live`) of the role ``collect``; all counts are since the start, all times in ns
+since 1970:
+
+- ``counters``: ``datagrams``, ``octets``, ``flows``, ``options`` (records), ``rows`` and ``written_octets``,
+  ``decode_seconds``, ``output_seconds``, ``cpu_seconds``, ``memory_octets``, ``protocols`` and ``problems`` by name.
+- ``pipeline``: the way from the wire to the file, in its order: ``stage``, ``unit``, ``passed`` (null: not known),
+  ``lost``. Stages: ``network`` (gaps in sequence numbers), ``interface``, ``backlog``, ``socket``, ``decoder``,
+  ``output``.
+- ``socket``: octets ``queued`` and ``limit`` of the fullest socket, ``dropped`` datagrams.
+- ``exporters``: the :data:`EXPORTERS` with most datagrams; ``exporters_in_all`` says how many there are.
+- ``domains``: sequence accounting by exporter, protocol and Observation Domain, those with most losses first.
+- ``templates``: ``exporter``, ``version``, ``domain``, ``id``, ``scope_count``, ``fields`` as [pen, id, name, length];
+  sent when one has changed. ``template_counts``: those there are, and what happened to them; ``held`` data.
+- ``flows``: ``rows`` in the common schema as NDJSON output has them, the heaviest of the last second; all that
+  passed meanwhile are counted in ``flows``, ``octets``, ``packets``.
+- ``datagrams``: some of the last second, those with problems first: ``octets`` in hex (the first 2048), ``problems``.
+- ``tables``: those of ``--enrich``. ``log``: the last lines, as [number, time_ns, level, message].
+"""
+
+from __future__ import annotations
+
+import resource
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
+
+from pyflowx import host
+from pyflowx.batch import V4_MAPPED
+from pyflowx.common import CommonBatch
+from pyflowx.counters import Counters, ExporterCounts
+from pyflowx.decoded import Reason
+from pyflowx.live import FeedCounts, Section, section
+from pyflowx.recent import FlowTotals, RecentDatagrams, RecentFlows
+from pyflowx.sequences import UNITS, SequenceCounts
+from pyflowx.sinks import Sink
+from pyflowx.sinks.ndjson import CommonNdjson
+from pyflowx.wire import TemplateStore
+from pyflowx.wire.records import Layout
+
+EXPORTERS = 200  # in a snapshot
+DOMAINS = 200
+TEMPLATE_FIELDS = 8192  # of all Templates together
+FLOW_OCTETS = 1 << 20
+OTHERS = "other"  # the label of what has no counts of its own
+
+# Problems after which everything that came was read nevertheless.
+HARMLESS = frozenset({Reason.HELD_DATA, Reason.TRAILING_OCTETS, Reason.UNKNOWN_WITHDRAWAL})
+
+
+class Receiver(Protocol):
+    """What is needed of :class:`~pyflowx.transport.udp.UdpReceiver`."""
+
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def queued(self) -> tuple[int, int]: ...
+
+
+class Stage(NamedTuple):
+    """A step on the way from the wire to the file."""
+
+    stage: str
+    unit: str
+    passed: int | None
+    lost: int
+
+
+def address_text(octets: bytes) -> str:
+    """Of 16 octets, IPv4-mapped ones as IPv4."""
+    if octets.startswith(V4_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, octets[12:])
+    return socket.inet_ntop(socket.AF_INET6, octets)
+
+
+@dataclass(slots=True)
+class CollectorView:
+    """The parts of a collector to look at. Looking changes nothing and may be done by any thread.
+
+    ``tables``: those of ``--enrich`` (:class:`pyflowx.reload.Reloader`). ``log``: the last lines that were said.
+    """
+
+    counters: Counters
+    templates: TemplateStore
+    sink: Sink[Any]
+    receivers: Sequence[Receiver] = ()
+    tables: Sequence[Any] = ()
+    log: Callable[[], Iterable[Sequence[Any]]] = tuple
+    feed: FeedCounts = field(default_factory=FeedCounts)
+    flows: RecentFlows = field(default_factory=RecentFlows)
+    datagrams: RecentDatagrams = field(default_factory=RecentDatagrams)
+    started_ns: int = field(default_factory=time.time_ns)
+    _interfaces: Mapping[str, host.Interface] = field(default_factory=host.interfaces)
+    _backlog: int = field(default_factory=host.backlog_dropped)
+
+    # -- numbers ---------------------------------------------------------------------------------------------------
+
+    def exporters(self) -> list[tuple[str, ExporterCounts]]:
+        """Address and counts of each exporter, and of all that have none of their own."""
+        found = [(address_text(octets), counts) for octets, counts in list(self.counters.exporters.items())]
+        return [*found, (OTHERS, self.counters.others)] if self.counters.others.datagrams else found
+
+    def domains(self) -> list[tuple[tuple[str, str, str], SequenceCounts]]:
+        """(exporter, protocol, Observation Domain) and counts of each."""
+        sequences = self.counters.sequences
+        found = [
+            ((address_text(exporter), protocol.name, str(domain)), counts)
+            for (protocol, exporter, domain), counts in list(sequences.counts.items())
+        ]
+        return [*found, ((OTHERS, OTHERS, OTHERS), sequences.others)] if sequences.others != SequenceCounts() else found
+
+    def interface_drops(self) -> dict[str, host.Interface]:
+        """What each interface received and dropped since the start (of all traffic)."""
+        found = {}
+        for name, now in host.interfaces().items():
+            then = self._interfaces.get(name, host.Interface(0, 0))
+            if now.received >= then.received and now.dropped >= then.dropped:  # else it is a new one of this name
+                found[name] = host.Interface(now.received - then.received, now.dropped - then.dropped)
+        return found
+
+    def backlog_drops(self) -> int:
+        return max(0, host.backlog_dropped() - self._backlog)
+
+    def socket_drops(self) -> int:
+        return sum(receiver.dropped for receiver in self.receivers)
+
+    def socket_queue(self) -> tuple[int, int]:
+        """(octets queued, limit) of the fullest socket."""
+        queues = [receiver.queued for receiver in self.receivers]
+        return max(queues, key=lambda queue: queue[0] / max(1, queue[1]), default=(0, 0))
+
+    def undecoded(self) -> int:
+        """Problems after which something was not read."""
+        found = sum(int(self.counters.problems[reason]) for reason in Reason if reason not in HARMLESS)
+        return found + self.templates.held.expired
+
+    def pipeline(self) -> list[Stage]:
+        """Where things were lost, from the wire to the file."""
+        counters = self.counters
+        stages = []
+        for unit in dict.fromkeys(UNITS[protocol] for protocol in counters.protocols if protocol in UNITS):
+            rows = [counts for key, counts in list(counters.sequences.counts.items()) if UNITS[key[0]] == unit]
+            stages.append(Stage("network", unit, None, sum(row.lost for row in rows)))
+        if self.receivers:
+            links = self.interface_drops().values()
+            received, dropped = sum(link.received for link in links), sum(link.dropped for link in links)
+            stages.append(Stage("interface", "packets", received, dropped))
+            stages.append(Stage("backlog", "packets", None, self.backlog_drops()))
+            stages.append(Stage("socket", "datagrams", counters.datagrams, self.socket_drops()))
+        messages = sum(counts.messages for counts in list(counters.protocols.values()))
+        stages.append(Stage("decoder", "messages", messages, self.undecoded()))
+        stages.append(Stage("output", "rows", self.sink.rows, self.sink.lost))
+        return stages
+
+    # -- sections of the feed --------------------------------------------------------------------------------------
+
+    def sections(self) -> dict[str, Section]:
+        """A snapshot."""
+        exporters = sorted(self.exporters(), key=lambda row: -row[1].datagrams)
+        domains = sorted(self.domains(), key=lambda row: -row[1].lost)[:DOMAINS]
+        store = self.templates
+        events = ("defined", "redefined", "withdrawn", "expired", "refused")
+        changes = attrgetter(*events)(store)
+        queued, limit = self.socket_queue()
+        return {
+            "counters": section(self._totals()),
+            "pipeline": section([stage._asdict() for stage in self.pipeline()]),
+            "socket": section({"queued": queued, "limit": limit, "dropped": self.socket_drops()}),
+            "exporters": section([_exporter(*row) for row in exporters[:EXPORTERS]]),
+            "exporters_in_all": section(len(exporters)),
+            "domains": section([_domain(*row) for row in domains]),
+            "templates": section(_templates(store), changes),
+            "template_counts": section({"stored": len(store), **dict(zip(events, changes, strict=True))}),
+            "held": section({name: getattr(store.held, name) for name in _HELD}),
+            "flows": Section(_flows(*self.flows.take())),
+            "datagrams": section([{**row, "exporter": address_text(row["exporter"])} for row in self.datagrams.take()]),
+            "tables": section([_table(table) for table in self.tables]),
+            "log": section([list(line) for line in self.log()]),
+        }
+
+    def _totals(self) -> dict[str, Any]:
+        counters = self.counters
+        protocols = {protocol.name: _slots(counts) for protocol, counts in sorted(counters.protocols.items())}
+        return {
+            "datagrams": counters.datagrams,
+            "octets": counters.octets,
+            "flows": counters.flows,
+            "options": sum(counts["options"] for counts in protocols.values()),
+            "rows": self.sink.rows,
+            "written_octets": self.sink.octets,
+            "decode_seconds": counters.decode_seconds,
+            "output_seconds": counters.output_seconds,
+            "cpu_seconds": cpu_seconds(),
+            "memory_octets": host.memory_octets(),
+            "protocols": protocols,
+            "problems": _problems(counters.problems),
+        }
+
+
+_HELD = ("sets", "octets", "released", "expired", "dropped")
+
+
+def cpu_seconds() -> float:
+    """Of this process and those it has waited for."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _slots(counts: Any) -> dict[str, int]:
+    return {name: getattr(counts, name) for name in counts.__slots__}
+
+
+def _problems(counts: Any) -> dict[str, int]:
+    return {reason.name: int(counts[reason]) for reason in Reason if counts[reason]}
+
+
+def _exporter(address: str, counts: ExporterCounts) -> dict[str, Any]:
+    return {
+        "address": address,
+        "datagrams": counts.datagrams,
+        "octets": counts.octets,
+        "last_ns": counts.last_ns,
+        "clock_skew_ns": counts.clock_skew_ns,
+        "protocols": {protocol.name: _slots(each) for protocol, each in list(counts.protocols.items())},
+        "problems": _problems(counts.problems),
+    }
+
+
+def _domain(key: tuple[str, str, str], counts: SequenceCounts) -> dict[str, Any]:
+    exporter, protocol, domain = key
+    return {"exporter": exporter, "protocol": protocol, "domain": domain, "lost": counts.lost, **_slots(counts)}
+
+
+def _templates(store: TemplateStore) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    room = TEMPLATE_FIELDS
+    known: dict[Layout, list[tuple[int, int, str, int]]] = {}
+    for key, layout in list(store.layouts.items()):
+        room -= len(layout.fields)
+        if room < 0:
+            break
+        fields = known.get(layout)
+        if fields is None:
+            fields = known[layout] = [(f.element.pen, f.element.id, f.element.name, f.length) for f in layout.fields]
+        rows.append(
+            {
+                "exporter": address_text(key[:16]),
+                "version": int.from_bytes(key[16:18], "big"),
+                "domain": int.from_bytes(key[18:22], "big"),
+                "id": int.from_bytes(key[22:], "big"),
+                "scope_count": layout.scope_count,
+                "fields": fields,
+            }
+        )
+    return rows
+
+
+def _flows(batches: Sequence[CommonBatch], totals: FlowTotals) -> bytes:
+    encoder = CommonNdjson()
+    lines = (line for batch in batches for _, text in encoder.encode(batch) for line in bytes(text).splitlines())
+    kept, octets = [], 0
+    for line in lines:
+        octets += len(line) + 1
+        if octets > FLOW_OCTETS:
+            break
+        kept.append(line)
+    counted = totals.flows, totals.octets, totals.packets
+    return b'{"flows":%d,"octets":%d,"packets":%d,"rows":[%s]}' % (*counted, b",".join(kept))
+
+
+def _table(table: Any) -> dict[str, Any]:
+    enrichment = table.enrichment
+    return {
+        "source": enrichment.spec.name,
+        "rows": enrichment.table.rows,
+        "looked_up": enrichment.looked_up,
+        "matched": enrichment.matched,
+        "reloads": table.counts.reloads,
+        "failures": table.counts.failures,
+    }

@@ -1,0 +1,191 @@
+"""Metrics for Prometheus, one row a metric: :data:`COLLECTOR` and :data:`EXPORTER`, by what they are read from."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from pyflowx import __version__
+from pyflowx.decoded import Reason
+
+COUNTER, GAUGE = "counter", "gauge"
+
+Sample = tuple[tuple[str, ...], float]  # values of the labels, value
+Read = Callable[[Any], Iterable[Sample]]
+
+
+class Metric(NamedTuple):
+    """A row: name (a counter's without its ``_total``), kind, what reads it from a view, help, labels."""
+
+    name: str
+    kind: str
+    read: Read
+    help: str
+    labels: tuple[str, ...] = ()
+
+    @property
+    def sample_name(self) -> str:
+        """As it stands in a query."""
+        return f"pyflowx_{self.name}_total" if self.kind == COUNTER else f"pyflowx_{self.name}"
+
+
+def _count(name: str, read: Read, help: str, *labels: str) -> Metric:
+    return Metric(name, COUNTER, read, help, labels)
+
+
+def _gauge(name: str, read: Read, help: str, *labels: str) -> Metric:
+    return Metric(name, GAUGE, read, help, labels)
+
+
+# --- what reads them -------------------------------------------------------------------------------------------
+
+
+def _one(read: Callable[[Any], float]) -> Read:
+    return lambda view: [((), read(view))]
+
+
+def _counter(name: str) -> Read:
+    return _one(lambda view: getattr(view.counters, name))
+
+
+def _feed(name: str) -> Read:
+    return _one(lambda view: getattr(view.feed, name))
+
+
+def _by_exporter(name: str, scale: float = 1) -> Read:
+    return lambda view: [((address,), getattr(counts, name) * scale) for address, counts in view.exporters()]
+
+
+def _by_protocol(name: str) -> Read:
+    def read(view: Any) -> Iterator[Sample]:
+        for address, counts in view.exporters():
+            for protocol, each in list(counts.protocols.items()):
+                yield (address, protocol.name), getattr(each, name)
+
+    return read
+
+
+def _problems(view: Any) -> Iterator[Sample]:
+    for address, counts in view.exporters():
+        for reason in Reason:
+            if counts.problems[reason]:
+                yield (address, reason.name), int(counts.problems[reason])
+
+
+def _by_domain(name: str) -> Read:
+    return lambda view: [(labels, getattr(counts, name)) for labels, counts in view.domains()]
+
+
+def _events(events: tuple[str, ...], read: Callable[[Any], object]) -> Read:
+    return lambda view: [((event,), getattr(read(view), event)) for event in events]
+
+
+def _interfaces(view: Any) -> list[Sample]:
+    return [((name,), link.dropped) for name, link in view.interface_drops().items()]
+
+
+def _by_table(read: Callable[[Any], float]) -> Read:
+    return lambda view: [((table.enrichment.spec.name,), read(table)) for table in view.tables]
+
+
+def _statistics(view: Any) -> list[Sample]:
+    return [((name,), packets) for name, (packets, _) in view.statistics().items()]
+
+
+def _reasons(view: Any) -> list[Sample]:
+    return [((reason.name,), count) for reason, count in list(view.counters.flows.items())]
+
+
+def _sent(name: str) -> Read:
+    return lambda view: [((target,), getattr(counts, name)) for target, counts in view.sends()]
+
+
+def _build(view: Any) -> list[Sample]:
+    return [((__version__, platform.python_version()), 1)]
+
+
+# --- the rows --------------------------------------------------------------------------------------------------
+
+_E, _EP, _EPD = ("exporter",), ("exporter", "protocol"), ("exporter", "protocol", "domain")
+
+_BOTH = (
+    _gauge("build_info", _build, "1; the labels say what is running.", "version", "python"),
+    _gauge("live_viewers", _feed("viewers"), "Viewers of the live feed."),
+    _count("live_snapshots", _feed("sent"), "Snapshots sent to viewers."),
+    _count("live_snapshots_dropped", _feed("dropped"), "Snapshots that slow viewers did not get."),
+)
+
+COLLECTOR: tuple[Metric, ...] = (
+    *_BOTH,
+    # in
+    _count("received_packets", _by_exporter("datagrams"), "Datagrams received.", *_E),
+    _count("received_octets", _by_exporter("octets"), "Octets of UDP payload received.", *_E),
+    _gauge("exporter_last_seen_timestamp_seconds", _by_exporter("last_ns", 1e-9), "When a datagram last came.", *_E),
+    _gauge("exporter_clock_skew_seconds", _by_exporter("clock_skew_ns", 1e-9), "How far its clock is behind.", *_E),
+    # lost before us
+    _count("sequence_missing", _by_domain("missing"), "Units that gaps in sequence numbers missed.", *_EPD),
+    _count("sequence_late", _by_domain("late"), "Of these, units that came after all.", *_EPD),
+    _count("sequence_gaps", _by_domain("gaps"), "Gaps in sequence numbers.", *_EPD),
+    _count("sequence_reordered", _by_domain("reordered"), "Messages behind a later one, or copies.", *_EPD),
+    _count("sequence_restarts", _by_domain("restarts"), "Sequences that began anew.", *_EPD),
+    _count("interface_dropped_packets", _interfaces, "Dropped by an interface of this host.", "interface"),
+    _count("backlog_dropped_packets", _one(lambda v: v.backlog_drops()), "Dropped as a CPU's input queue was full."),
+    _count("socket_dropped_packets", _one(lambda v: v.socket_drops()), "Dropped as a socket buffer was full."),
+    _gauge("socket_queue_octets", _one(lambda v: v.socket_queue()[0]), "Queued in the fullest socket buffer."),
+    _gauge("socket_buffer_octets", _one(lambda v: v.socket_queue()[1]), "The size of that buffer."),
+    # decoded
+    _count("messages", _by_protocol("messages"), "Export messages decoded.", *_EP),
+    _count("flows", _by_protocol("flows"), "Flow records decoded.", *_EP),
+    _count("options_records", _by_protocol("options"), "Options data records decoded.", *_EP),
+    _count("template_records", _by_protocol("templates"), "Template records received.", *_EP),
+    _count("problems", _problems, "What was wrong with datagrams.", "exporter", "reason"),
+    _gauge("templates", _one(lambda v: len(v.templates)), "Templates stored."),
+    _count(
+        "template_events",
+        _events(("defined", "redefined", "withdrawn", "expired", "refused"), lambda view: view.templates),
+        "What happened to Templates.",
+        "event",
+    ),
+    _gauge("held_data_sets", _one(lambda v: v.templates.held.sets), "Data Sets that wait for their Template."),
+    _gauge("held_data_octets", _one(lambda v: v.templates.held.octets), "The memory that they take."),
+    _count(
+        "held_data_events",
+        _events(("released", "expired", "dropped"), lambda view: view.templates.held),
+        "What became of Data Sets that waited.",
+        "event",
+    ),
+    _count("decode_seconds", _counter("decode_seconds"), "Spent on the way from datagrams to records."),
+    # out
+    _count("output_seconds", _counter("output_seconds"), "Spent on the way from records to output."),
+    _count("rows_written", _one(lambda v: v.sink.rows), "Flows (raw: messages) written."),
+    _count("rows_lost", _one(lambda v: v.sink.lost), "Rows that could not be written."),
+    _count("octets_written", _one(lambda v: v.sink.octets), "Octets of output."),
+    _count("files_written", _one(lambda v: v.sink.files), "Files completed."),
+    _gauge("enrichment_rows", _by_table(lambda t: t.enrichment.table.rows), "Rows of a table.", "table"),
+    _count("enrichment_lookups", _by_table(lambda t: t.enrichment.looked_up), "Look-ups in a table.", "table"),
+    _count("enrichment_matches", _by_table(lambda t: t.enrichment.matched), "Look-ups that found.", "table"),
+    _count("enrichment_reloads", _by_table(lambda t: t.counts.reloads), "Times it was loaded again.", "table"),
+    _count("enrichment_reload_failures", _by_table(lambda t: t.counts.failures), "Times that failed.", "table"),
+)
+
+EXPORTER: tuple[Metric, ...] = (
+    *_BOTH,
+    _count("metered_packets", _counter("packets_metered"), "Packets in flows."),
+    _count("metered_octets", _counter("octets_metered"), "Their IP octets."),
+    _count("hook_packets", _statistics, "What the kernel programs did with packets.", "outcome"),
+    _count("exported_packets", _counter("packets_exported"), "Packets that Flow Records told of."),
+    _count("exported_octets", _counter("octets_exported"), "Their IP octets."),
+    _count("exported_flows", _reasons, "Flow Records, by flowEndReason.", "reason"),
+    _gauge("flow_table_flows", _one(lambda v: v.alive()), "Flows that are alive."),
+    _count("exported_messages", _counter("messages"), "Messages made."),
+    _count("exported_template_messages", _counter("template_messages"), "Of these, with Templates."),
+    _count("sent_packets", _sent("sent"), "Messages handed to the kernel.", "collector"),
+    _count("sent_octets", _sent("octets"), "Their octets.", "collector"),
+    _count("send_lost_packets", _sent("lost"), "Messages that the kernel refused.", "collector"),
+    _count("send_reports", _sent("reports"), "Reports that messages did not arrive.", "collector"),
+    _count("ticks", _counter("ticks"), "Times the maps were drained."),
+    _count("slow_ticks", _counter("slow_ticks"), "Ticks that took longer than a second."),
+    _count("skipped_ticks", _counter("skipped_ticks"), "Ticks that were left out for that."),
+    _gauge("tick_seconds", _one(lambda v: v.counters.last_tick_ns * 1e-9), "What the last tick took."),
+)

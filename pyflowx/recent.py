@@ -1,0 +1,156 @@
+"""A bounded choice of what passed in the last second, for viewers: the heaviest flows, some datagrams.
+
+The thread that collects adds, the feed's takes; only while somebody is watching. What a batch costs here does not
+depend on how many flows it has, but for finding the heaviest.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyflowx.batch import I64, Array, FlowBatch, PacketBatch
+from pyflowx.common import CommonBatch, CommonColumn, to_common
+from pyflowx.decoded import Decoded, Problems, Protocol, Reason
+from pyflowx.sinks import Sink
+
+FLOWS = 1000  # in a snapshot
+DATAGRAMS = 10
+DATAGRAM_OCTETS = 2048
+_FLOWS_OF_BATCH = 200
+_DATAGRAMS_OF_BATCH = 3
+_BATCHES = 64  # that may wait for a snapshot; then the oldest go
+_OCTETS, _PACKETS = (1, 85), (2, 86)  # the elements that count them: of a delta, in total
+
+
+def take_rows(batch: CommonBatch, rows: Any) -> CommonBatch:
+    """Some rows of a batch, on their own: nothing of the batch's is kept, of labels only those that occur."""
+    columns = {}
+    for name, column in batch.columns.items():
+        valid = None if column.valid is None else column.valid[rows]
+        values, labels = column.values[rows], column.labels
+        if labels is not None:
+            codes = np.unique(values if valid is None else values[valid])
+            if not len(codes):
+                continue
+            values = np.minimum(np.searchsorted(codes, values), len(codes) - 1)
+            labels = tuple(labels[code] for code in codes.tolist())
+        columns[name] = CommonColumn(column.type, values, valid, labels)
+    return CommonBatch(columns, len(rows))
+
+
+def heaviest(octets: Array, count: int) -> I64:
+    """The rows of the ``count`` largest values, in their order."""
+    if len(octets) <= count:
+        return np.arange(len(octets))
+    return np.sort(np.argpartition(octets, -count)[-count:])
+
+
+def _counts(flows: FlowBatch, ids: tuple[int, int]) -> Array:
+    """The first of the elements that the records have as numbers, else zeros."""
+    for id in ids:
+        column = flows.find(0, id)
+        if isinstance(column, np.ndarray) and column.dtype.kind == "u" and column.ndim == 1:
+            return column
+    return np.zeros(len(flows), np.uint8)
+
+
+@dataclass(slots=True)
+class FlowTotals:
+    """All flows that passed while flows were chosen from them, so that shares can be told."""
+
+    flows: int = 0
+    octets: int = 0
+    packets: int = 0
+
+
+class RecentFlows:
+    """The heaviest flows of each batch, in the common schema. ``wanted``: whether somebody is watching."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._batches: deque[CommonBatch] = deque(maxlen=_BATCHES)
+        self._totals = FlowTotals()
+
+    def add(self, batch: CommonBatch) -> None:
+        octets = batch.columns["bytes"].values
+        self._totals.flows += len(batch)
+        self._totals.octets += int(octets.sum())
+        self._totals.packets += int(batch.columns["packets"].values.sum())
+        self._batches.append(take_rows(batch, heaviest(octets, _FLOWS_OF_BATCH)))
+
+    def add_decoded(self, decoded: Decoded) -> None:
+        """Of records that are not converted to the common schema otherwise."""
+        for flows in decoded.flows:
+            if flows.scope_count or not len(flows):
+                continue
+            octets, packets = _counts(flows, _OCTETS), _counts(flows, _PACKETS)
+            part = Decoded(decoded.protocol, decoded.messages, [flows.take(heaviest(octets, _FLOWS_OF_BATCH))])
+            self._batches.extend(to_common(part))
+            self._totals.flows += len(flows)
+            self._totals.octets += int(octets.sum())
+            self._totals.packets += int(packets.sum())
+
+    def take(self) -> tuple[list[CommonBatch], FlowTotals]:
+        """What came since the last call, :data:`FLOWS` at most."""
+        batches, totals = self._batches, self._totals
+        self._batches, self._totals = deque(maxlen=_BATCHES), FlowTotals()
+        found = list(batches)
+        if sum(map(len, found)) <= FLOWS:
+            return found, totals
+        octets = np.concatenate([batch.columns["bytes"].values.astype(np.uint64) for batch in found])
+        rows = heaviest(octets, FLOWS)
+        ends = np.cumsum([len(batch) for batch in found])
+        parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
+        starts = ends - [len(batch) for batch in found]
+        chosen = [take_rows(batch, part - start) for batch, part, start in zip(found, parts, starts, strict=True)]
+        return [batch for batch in chosen if len(batch)], totals
+
+
+class Tap:
+    """Writes into a sink; what was written is shown to viewers, while there are any."""
+
+    def __init__(self, sink: Sink[CommonBatch], flows: RecentFlows) -> None:
+        self._sink, self._flows = sink, flows
+
+    def write(self, batch: CommonBatch) -> None:
+        self._sink.write(batch)
+        if self._flows.wanted:
+            self._flows.add(batch)
+
+
+class RecentDatagrams:
+    """Some datagrams of each batch, those with problems first."""
+
+    def __init__(self) -> None:
+        self._rows: deque[dict[str, Any]] = deque(maxlen=DATAGRAMS)
+
+    def add(self, packets: PacketBatch, decoded: list[Decoded], problems: Problems) -> None:
+        bad = np.unique(problems.packet[problems.packet >= 0])[:_DATAGRAMS_OF_BATCH].tolist() if len(problems) else []
+        rows = list(dict.fromkeys([*bad, len(packets) - 1]))[:_DATAGRAMS_OF_BATCH]
+        found = problems.tolist() if bad and len(problems) < 1000 else []
+        for row in rows:
+            self._rows.append(
+                {
+                    "exporter": packets.exporter[row].tobytes(),
+                    "port": int(packets.port[row]),
+                    "time_ns": int(packets.received_ns[row]),
+                    "protocol": _protocol(decoded, row),
+                    "length": int(packets.length[row]),
+                    "octets": packets.data[row, : min(int(packets.length[row]), DATAGRAM_OCTETS)].tobytes().hex(),
+                    "problems": [(offset, Reason(why).name) for packet, offset, why in found if packet == row],
+                }
+            )
+
+    def take(self) -> list[dict[str, Any]]:
+        """What came since the last call; ``exporter`` as 16 octets."""
+        rows, self._rows = self._rows, deque(maxlen=DATAGRAMS)
+        return list(rows)
+
+
+def _protocol(decoded: list[Decoded], row: int) -> str | None:
+    found: Protocol | None = next((part.protocol for part in decoded if (part.messages.packet == row).any()), None)
+    return found.name if found is not None else None
