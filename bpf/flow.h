@@ -8,19 +8,38 @@
 
 #include <linux/types.h>
 
-/* Addresses in network order, IPv4 as IPv4-mapped; ports in host order, 0 where not known. */
+/*
+ * The frame's own: in the key at level `ether` (KEY_ETHER), else in the value, of the first packet.
+ * All zero where the device has no Ethernet header.
+ */
+#define FLOW_LINK                                                                                  \
+	__u8 dst_mac[6];                                                                           \
+	__u8 src_mac[6];                                                                           \
+	__u16 ethertype;                                                                           \
+	__u8 link_padding[2];
+
+/*
+ * Addresses in network order, IPv4 as IPv4-mapped; ports in host order, 0 where not known. What the
+ * key's level (KEY_LEVEL) leaves out is 0.
+ */
 struct flow_key {
 	__u8 src[16];
 	__u8 dst[16];
 	__u16 src_port;
 	__u16 dst_port;
 	__u32 ifindex;
-	__u16 vlan; /* outer VLAN identifier, 0 for none */
+	__u32 segment; /* of a tunnel: VXLAN and Geneve network identifier, GRE key */
+	__u16 vlan;    /* outer VLAN identifier, 0 for none */
+	__u16 inner_vlan;
 	__u8 protocol;
 	__u8 tos;
 	__u8 ip_version; /* 4 or 6; 0 in the catch-all flow of an interface and direction */
 	__u8 direction;	 /* IANA flowDirection */
-	__u8 pad[2];
+	__u8 tunnel;	 /* enum flow_tunnel, of the innermost one */
+	__u8 pad[3];
+#ifdef KEY_ETHER
+	FLOW_LINK
+#endif
 };
 
 struct flow_value {
@@ -29,14 +48,49 @@ struct flow_value {
 	__u64 l2_octets; /* frames without FCS (IANA layer2OctetDeltaCount) */
 	__u64 first_ns;	 /* CLOCK_MONOTONIC */
 	__u64 last_ns;
-	__u32 tcp_flags;  /* 12 bits, OR of all packets */
 	__u32 length_min; /* IP length */
 	__u32 length_max;
+	__u32 extensions; /* IPv6 extension headers of all packets; 1 << n is IANA's bit n (RFC
+			     9740) */
+	__u32 jiffy;	  /* when last_ns was written; the programs' own */
+	__u16 tcp_flags;  /* 12 bits, OR of all packets */
 	__u8 ttl_min;
 	__u8 ttl_max;
-	__u8 icmp_type; /* of the first packet */
+	__u8 fragment_flags; /* IANA fragmentFlags, OR of all packets */
+	/* of the first packet: */
+	__u8 icmp_type; /* IGMP's too */
 	__u8 icmp_code;
-	__u64 jiffy; /* when last_ns was written; the programs' own */
+	__u8 mpls_depth;
+	__u32 flow_label;  /* IPv6, 20 bits */
+	__u32 fragment_id; /* IPv4 identification, of IPv6 that of a fragment */
+	__u16 tcp_window;
+	__u16 tcp_mss; /* option of a SYN, else 0; so is the next */
+	__u8 tcp_window_scale;
+	__u8 mpls_1[3]; /* top label: label, EXP, S (IANA mplsTopLabelStackSection) */
+	__u8 mpls_2[3];
+	__u8 mpls_3[3];
+	__u8 padding[2];
+#ifndef KEY_ETHER
+	FLOW_LINK
+#endif
+};
+
+enum flow_tunnel {
+	TUNNEL_NONE = 0,
+	TUNNEL_IP = 1, /* IP in IP, 6in4 and the like */
+	TUNNEL_GRE = 2,
+	TUNNEL_NVGRE = 3, /* Ethernet in GRE */
+	TUNNEL_VXLAN = 4,
+	TUNNEL_GENEVE = 5,
+};
+
+/* What a flow is; each level has all that the ones before it have. */
+enum key_level {
+	KEY_LEVEL_IP = 0,    /* addresses */
+	KEY_LEVEL_PROTO = 1, /* and protocol */
+	KEY_LEVEL_FULL = 2,  /* and ports, ToS, tunnel */
+	KEY_LEVEL_VLAN = 3,  /* and VLANs */
+	KEY_LEVEL_ETHER = 4, /* and MAC addresses, EtherType; what is not IP is metered too */
 };
 
 enum flow_direction {
@@ -49,7 +103,7 @@ struct statistic {
 	__u64 octets; /* layer 2 */
 };
 
-/* Where a packet went: exactly one of METERED to LOST. */
+/* Where a packet went: exactly one of METERED to NOT_SELECTED. */
 enum statistic_slot {
 	STATISTIC_METERED = 0,
 	STATISTIC_NOT_IP = 1,
@@ -57,9 +111,11 @@ enum statistic_slot {
 	STATISTIC_OWN_EXPORT = 3,
 	STATISTIC_MAP_FULL = 4,
 	STATISTIC_LOST = 5,
+	STATISTIC_FILTERED = 6,
+	STATISTIC_NOT_SELECTED = 7,
 	/* no such place: segments and repeated headers of super-packets, contained in the others */
-	STATISTIC_GSO_ADDED = 6,
-	STATISTIC_SLOTS = 7, /* in the map: twice as many, ingress and then egress */
+	STATISTIC_GSO_ADDED = 8,
+	STATISTIC_SLOTS = 9, /* in the map: twice as many, ingress and then egress */
 };
 
 struct own_export {

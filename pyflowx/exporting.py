@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from pyflowx.batch import Array, Column, Datagrams, FlowBatch
+from pyflowx.batch import Array, Column, Datagrams, FlowBatch, Octets
 from pyflowx.elements import FieldSpecifier, default_registry
 from pyflowx.flowtable import KEEP, EndReason, FlowRecords, FlowTable
 from pyflowx.kernel import KEY_DTYPE, VALUE_DTYPE, Attachment
@@ -40,12 +40,26 @@ MERGES: dict[str, np.ufunc | None] = {
     "first_ns": np.minimum,
     "last_ns": np.maximum,
     "tcp_flags": np.bitwise_or,
+    "fragment_flags": np.bitwise_or,
+    "extensions": np.bitwise_or,
     "length_min": np.minimum,
     "length_max": np.maximum,
     "ttl_min": np.minimum,
     "ttl_max": np.maximum,
     "icmp_type": KEEP,
     "icmp_code": KEEP,
+    "mpls_depth": KEEP,
+    "mpls_1": KEEP,
+    "mpls_2": KEEP,
+    "mpls_3": KEEP,
+    "flow_label": KEEP,
+    "fragment_id": KEEP,
+    "tcp_window": KEEP,
+    "tcp_mss": np.maximum,
+    "tcp_window_scale": np.maximum,
+    "dst_mac": KEEP,
+    "src_mac": KEEP,
+    "ethertype": KEEP,
 }
 """How the values of a flow add up from tick to tick."""
 
@@ -62,6 +76,10 @@ class Trait(enum.IntFlag):
     VLAN = 64
     INGRESS = 128
     EGRESS = 256
+    INNER_VLAN = 512
+    MPLS = 1024
+    SYN = 2048
+    SEGMENT = 4096
 
 
 _ICMP4, _ICMP6 = Trait.ICMP | Trait.IPV4, Trait.ICMP | Trait.IPV6
@@ -92,6 +110,22 @@ FIELDS = (
     Field("icmpTypeIPv6", "icmp_type", _ICMP6),
     Field("icmpCodeIPv6", "icmp_code", _ICMP6),
     Field("dot1qVlanId", "vlan", Trait.VLAN),
+    Field("dot1qCustomerVlanId", "inner_vlan", Trait.INNER_VLAN),
+    Field("layer2SegmentId", "segment", Trait.SEGMENT),
+    Field("sourceMacAddress", "src_mac"),
+    Field("destinationMacAddress", "dst_mac"),
+    Field("ethernetType", "ethertype"),
+    Field("mplsLabelStackDepth", "mpls_depth", Trait.MPLS),
+    Field("mplsTopLabelStackSection", "mpls_1", Trait.MPLS, 3),
+    Field("mplsLabelStackSection2", "mpls_2", Trait.MPLS, 3),
+    Field("mplsLabelStackSection3", "mpls_3", Trait.MPLS, 3),
+    Field("flowLabelIPv6", "flow_label", Trait.IPV6),
+    Field("ipv6ExtensionHeaders", "extensions", Trait.IPV6),
+    Field("fragmentFlags", "fragment_flags"),
+    Field("fragmentIdentification", "fragment_id"),
+    Field("tcpWindowSize", "tcp_window", Trait.TCP),
+    Field("tcpMaximumSegmentSize", "tcp_mss", Trait.SYN),
+    Field("tcpWindowScale", "tcp_window_scale", Trait.SYN),
     Field("ingressInterface", "ifindex", Trait.INGRESS),
     Field("egressInterface", "ifindex", Trait.EGRESS),
     Field("flowDirection", "direction", _ALWAYS),
@@ -112,14 +146,23 @@ _BY_PROTOCOL = np.zeros((2, 256), np.uint16)  # of IPv4, of IPv6
 _BY_PROTOCOL[:, [6, 17, 33, 132, 136]] = Trait.PORTS  # TCP, UDP, DCCP, SCTP, UDP-Lite
 _BY_PROTOCOL[:, 6] = Trait.PORTS | Trait.TCP
 _BY_PROTOCOL[[0, 1], [1, 58]] = Trait.ICMP
+_BY_VALUE = (  # (of the key, field that is not 0, trait)
+    (True, "vlan", Trait.VLAN),
+    (True, "inner_vlan", Trait.INNER_VLAN),
+    (True, "segment", Trait.SEGMENT),
+    (False, "mpls_depth", Trait.MPLS),
+    (False, "tcp_mss", Trait.SYN),
+)
 _BY_PROTOCOL[0] |= int(Trait.IPV4 | Trait.IP)
 _BY_PROTOCOL[1] |= int(Trait.IPV6 | Trait.IP)
 
 
-def traits(keys: Array) -> npt.NDArray[np.uint16]:
-    """The :class:`Trait` flags of each of n keys (KEY_DTYPE)."""
+def traits(keys: Array, values: Array) -> npt.NDArray[np.uint16]:
+    """The :class:`Trait` flags of each of n flows (KEY_DTYPE, VALUE_DTYPE)."""
     version = keys["ip_version"]
-    of_ip = _BY_PROTOCOL[(version == 6).astype(np.intp), keys["protocol"]] | np.where(keys["vlan"] > 0, Trait.VLAN, 0)
+    of_ip = _BY_PROTOCOL[(version == 6).astype(np.intp), keys["protocol"]]
+    for part, name, trait in _BY_VALUE:
+        of_ip = of_ip | np.where((keys if part else values)[name] > 0, trait, 0)
     hook = np.where(keys["direction"] == 0, Trait.INGRESS, Trait.EGRESS)
     return (np.where(version == 0, 0, of_ip) | hook).astype(np.uint16)
 
@@ -138,6 +181,14 @@ def _column(name: str, values: Array, offset_ns: int) -> Column:
         return np.ascontiguousarray(values[:, 12:]).view(">u4")[:, 0].astype(np.uint32)
     if name == "dateTimeMilliseconds":
         return (np.maximum(values.astype(np.int64) + offset_ns, 0) // 1_000_000).astype(np.uint64)
+    if name == "macAddress":
+        wide = np.zeros((len(values), 8), np.uint8)
+        wide[:, 2:] = values
+        return wide.view(">u8")[:, 0].astype(np.uint64)
+    if name == "octetArray":
+        width = values.shape[1]
+        starts = np.arange(len(values), dtype=np.int64) * width
+        return Octets(np.ascontiguousarray(values).reshape(-1), starts, np.full(len(values), width, np.int64))
     if name.startswith("unsigned"):
         return values.astype(f"u{int(name.removeprefix('unsigned')) // 8}")
     return np.ascontiguousarray(values)
@@ -148,7 +199,7 @@ def flow_batches(records: FlowRecords, offset_ns: int) -> list[FlowBatch]:
 
     ``offset_ns`` is added to the flows' times to get ns since 1970.
     """
-    known = traits(records.keys)
+    known = traits(records.keys, records.values)
     batches = []
     for combination in np.unique(known).tolist():
         rows = np.flatnonzero(known == combination)

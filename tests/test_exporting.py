@@ -104,6 +104,8 @@ def flow(now=100 * SECOND, **fields):
     known |= {"src_port": 4000, "dst_port": 80, "ifindex": 7, "protocol": 6, "tos": 8, "tcp_flags": 0x112}
     known |= {"packets": 3, "octets": 300, "l2_octets": 342, "first_ns": now, "last_ns": now + 5_000_000}
     known |= {"length_min": 40, "length_max": 1500, "ttl_min": 63, "ttl_max": 64, "icmp_type": 3, "icmp_code": 1}
+    known |= {"src_mac": bytes([2, 0, 0, 0, 0, 1]), "dst_mac": bytes([2, 0, 0, 0, 0, 2]), "ethertype": 0x800}
+    known |= {"fragment_flags": 0x40, "fragment_id": 17, "tcp_window": 1000}
     for name, x in (known | fields).items():
         array = key if name in KEY_DTYPE.names else value
         array[name] = np.frombuffer(x, np.uint8) if isinstance(x, bytes) else x
@@ -145,6 +147,12 @@ def test_a_tcp_flow_arrives_with_its_values(clock):
         "protocolIdentifier": 6,
         "ipClassOfService": 8,
         "tcpControlBits": 0x112,
+        "sourceMacAddress": 0x020000000001,
+        "destinationMacAddress": 0x020000000002,
+        "ethernetType": 0x0800,
+        "fragmentFlags": 0x40,
+        "fragmentIdentification": 17,
+        "tcpWindowSize": 1000,
         "ingressInterface": 7,
         "flowDirection": 0,
         "packetDeltaCount": 3,
@@ -170,7 +178,11 @@ def test_a_tcp_flow_arrives_with_its_values(clock):
         ({"protocol": 58}, {"protocolIdentifier"}, {"icmpTypeIPv4", "icmpTypeIPv6"}),  # no ICMP of its IP version
         ({"protocol": 47}, {"protocolIdentifier"}, {"sourceTransportPort", "tcpControlBits"}),
         ({"direction": 1}, {"egressInterface"}, {"ingressInterface"}),
-        ({"vlan": 5}, {"dot1qVlanId"}, {"sourceIPv6Address"}),
+        ({"vlan": 5}, {"dot1qVlanId"}, {"sourceIPv6Address", "dot1qCustomerVlanId", "mplsLabelStackDepth"}),
+        ({"vlan": 5, "inner_vlan": 6}, {"dot1qCustomerVlanId"}, {"layer2SegmentId"}),
+        ({"segment": 5}, {"layer2SegmentId"}, {"tcpMaximumSegmentSize"}),
+        ({"tcp_mss": 1460}, {"tcpMaximumSegmentSize", "tcpWindowScale"}, {"flowLabelIPv6"}),
+        ({"mpls_depth": 1, "mpls_1": b"abc"}, {"mplsTopLabelStackSection"}, {"ipv6ExtensionHeaders"}),
         ({"ip_version": 6}, {"destinationIPv6Address", "tcpControlBits"}, {"sourceIPv4Address"}),
     ],
 )
@@ -188,18 +200,19 @@ def test_every_combination_of_traits_has_a_record_that_can_be_sent():
     keys["protocol"] = rng.choice([1, 6, 17, 47, 58, 132], 3000)
     keys["ip_version"], keys["direction"] = rng.choice([0, 4, 6], 3000), rng.integers(0, 2, 3000)
     keys["vlan"] = rng.integers(0, 2, 3000)
-    batches = flow_batches(FlowRecords(keys, np.zeros(3000, VALUE_DTYPE), np.ones(3000, np.uint8)), 0)
+    values = np.zeros(3000, VALUE_DTYPE)
+    batches = flow_batches(FlowRecords(keys, values, np.ones(3000, np.uint8)), 0)
     assert sum(map(len, batches)) == 3000
     assert len({batch.fields for batch in batches}) == len(batches) == 34
-    for known in np.unique(traits(keys)).tolist():
+    for known in np.unique(traits(keys, values)).tolist():
         names = [specifier.element.name for specifier in template(Trait(known))[0]]
         assert len(set(names)) == len(names)
 
 
 def test_the_kernels_values_all_have_a_rule_and_a_field():
-    values = set(VALUE_DTYPE.names) - {"jiffy"}  # the kernel's own
+    values = set(VALUE_DTYPE.names) - {"jiffy", "padding", "link_padding"}  # the kernel's own
     assert set(MERGES) == values
-    keys = set(KEY_DTYPE.names) - {"ip_version", "pad"}
+    keys = set(KEY_DTYPE.names) - {"ip_version", "tunnel", "pad"}
     assert values | keys == {row.source for row in exporting.FIELDS if row.source != "reason"}
 
 

@@ -6,57 +6,97 @@ A test compiles flow.h and compares every name, offset and size with these dtype
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 import numpy as np
 
+KEY_LEVELS = ("ip", "proto", "full", "vlan", "ether")
+"""What a flow is (``enum key_level``); each level has all that the ones before it have: addresses; protocol; ports,
+ToS, tunnel; VLANs; MAC addresses and EtherType. What a level leaves out is 0 in the key."""
+
+# The frame's own: at level ether in the key, else in the value (the first packet's). Zero where the device has no
+# Ethernet header. MAC addresses as on the wire; ethertype is that of what the frame carries, behind all tags.
+_LINK = [("dst_mac", "u1", 6), ("src_mac", "u1", 6), ("ethertype", "=u2"), ("link_padding", "u1", 2)]
+
 # struct flow_key. Addresses are 16 octets in network order, IPv4 as IPv4-mapped (::ffff:a.b.c.d); ports are in
-# host order and 0 where the protocol has none or the packet does not show them (later fragments). ip_version
-# is 4 or 6; 0 marks the catch-all flow of an interface and direction: packets that found the map full.
-# direction is IANA's flowDirection: 0 ingress, 1 egress. vlan is the outer VLAN identifier, 0 for none.
-KEY_DTYPE = np.dtype(
-    [
-        ("src", "u1", 16),
-        ("dst", "u1", 16),
-        ("src_port", "=u2"),
-        ("dst_port", "=u2"),
-        ("ifindex", "=u4"),
-        ("vlan", "=u2"),
-        ("protocol", "u1"),
-        ("tos", "u1"),
-        ("ip_version", "u1"),
-        ("direction", "u1"),
-        ("pad", "u1", 2),
-    ]
-)
+# host order and 0 where the protocol has none or the packet does not show them. ip_version is 4 or 6; 0 marks the
+# catch-all flow of an interface and direction: packets that found the map full (at level ether also what is not
+# IP, which has an ethertype; the catch-all has none). direction is IANA's flowDirection: 0 ingress, 1 egress. vlan
+# is the outer VLAN identifier, 0 for none. With tunnels looked into, the addresses are the innermost packet's,
+# tunnel (Tunnel) and segment (VXLAN or Geneve network identifier, GRE key) of the tunnel that carries it.
+_KEY = [
+    ("src", "u1", 16),
+    ("dst", "u1", 16),
+    ("src_port", "=u2"),
+    ("dst_port", "=u2"),
+    ("ifindex", "=u4"),
+    ("segment", "=u4"),
+    ("vlan", "=u2"),
+    ("inner_vlan", "=u2"),
+    ("protocol", "u1"),
+    ("tos", "u1"),
+    ("ip_version", "u1"),
+    ("direction", "u1"),
+    ("tunnel", "u1"),
+    ("pad", "u1", 3),
+]
 
 # struct flow_value. octets counts IP octets (IANA octetDeltaCount), l2_octets whole frames without FCS
 # (layer2OctetDeltaCount); both as the wire has them: a GSO super-packet counts as its segments with their
-# headers. Times are ns of CLOCK_MONOTONIC, see Meter.offset_ns(). tcp_flags: 12 bits, OR of all packets.
-# length_min and length_max are IP lengths. icmp_type and icmp_code are the first packet's. Of a busy flow
-# last_ns may be up to 15 packets and one jiffy of the kernel (1 to 10 ms) old, see bpf/meter.h.
-_VALUE_FIELDS = np.dtype(
-    [
-        ("packets", "=u8"),
-        ("octets", "=u8"),
-        ("l2_octets", "=u8"),
-        ("first_ns", "=u8"),
-        ("last_ns", "=u8"),
-        ("tcp_flags", "=u4"),
-        ("length_min", "=u4"),
-        ("length_max", "=u4"),
-        ("ttl_min", "u1"),
-        ("ttl_max", "u1"),
-        ("icmp_type", "u1"),
-        ("icmp_code", "u1"),
-    ]
-)
-VALUE_DTYPE = np.dtype(
-    {
-        "names": list(_VALUE_FIELDS.names or ()),
-        "formats": [_VALUE_FIELDS[name] for name in _VALUE_FIELDS.names or ()],
-        "itemsize": _VALUE_FIELDS.itemsize + 8,  # the programs' own jiffy
-    }
-)
+# headers. Times are ns of CLOCK_MONOTONIC, see Meter.offset_ns(). length_min and length_max are IP lengths. OR of
+# all packets: tcp_flags (12 bits), extensions (IPv6 extension headers; 1 << n is bit n of IANA's registry, RFC
+# 9740), fragment_flags (IANA fragmentFlags). The first packet's: ICMP's type and code (IGMP's type too),
+# flow_label (IPv6), fragment_id (IPv4 identification; IPv6: of a fragment), tcp_window; tcp_mss and
+# tcp_window_scale of a SYN, else 0; mpls_depth labels (we look at 8), of which mpls_1 is the top (20 bits of
+# label, EXP, S). jiffy is the programs' own. Of a busy flow last_ns may be up to 31 packets and one jiffy of the
+# kernel (1 to 10 ms) old, see bpf/meter.h.
+_VALUE = [
+    ("packets", "=u8"),
+    ("octets", "=u8"),
+    ("l2_octets", "=u8"),
+    ("first_ns", "=u8"),
+    ("last_ns", "=u8"),
+    ("length_min", "=u4"),
+    ("length_max", "=u4"),
+    ("extensions", "=u4"),
+    ("jiffy", "=u4"),
+    ("tcp_flags", "=u2"),
+    ("ttl_min", "u1"),
+    ("ttl_max", "u1"),
+    ("fragment_flags", "u1"),
+    ("icmp_type", "u1"),
+    ("icmp_code", "u1"),
+    ("mpls_depth", "u1"),
+    ("flow_label", "=u4"),
+    ("fragment_id", "=u4"),
+    ("tcp_window", "=u2"),
+    ("tcp_mss", "=u2"),
+    ("tcp_window_scale", "u1"),
+    ("mpls_1", "u1", 3),
+    ("mpls_2", "u1", 3),
+    ("mpls_3", "u1", 3),
+    ("padding", "u1", 2),
+]
+
+KEY_DTYPE, VALUE_DTYPE = np.dtype(_KEY), np.dtype(_VALUE + _LINK)  # at all levels but ether
+ETHER_KEY_DTYPE, ETHER_VALUE_DTYPE = np.dtype(_KEY + _LINK), np.dtype(_VALUE)
+
+
+def dtypes(level: str) -> tuple[np.dtype[Any], np.dtype[Any]]:
+    """The key's and the value's dtype at one of KEY_LEVELS; both have the same fields together, 160 octets."""
+    return (ETHER_KEY_DTYPE, ETHER_VALUE_DTYPE) if level == "ether" else (KEY_DTYPE, VALUE_DTYPE)
+
+
+class Tunnel(enum.IntEnum):
+    """``enum flow_tunnel``: what carried the packet that a key describes."""
+
+    NONE = 0
+    IP = 1  # IP in IP, 6in4 and the like
+    GRE = 2
+    NVGRE = 3  # Ethernet in GRE
+    VXLAN = 4
+    GENEVE = 5
+
 
 STATISTIC_DTYPE = np.dtype([("packets", "=u8"), ("octets", "=u8")])  # struct statistic
 
@@ -64,18 +104,20 @@ STATISTIC_DTYPE = np.dtype([("packets", "=u8"), ("octets", "=u8")])  # struct st
 class Statistic(enum.IntEnum):
     """``enum statistic_slot``: where each packet that a hook saw went. Octets are layer 2's.
 
-    Every packet is in exactly one of the slots METERED to LOST. GSO_ADDED is no such slot: it says how
+    Every packet is in exactly one of the slots METERED to NOT_SELECTED. GSO_ADDED is no such slot: it says how
     much of their sum are segments and repeated headers of super-packets, which software interfaces
     (veth, lo) do not count and hardware does.
     """
 
-    METERED = 0  # in a flow
+    METERED = 0  # in a flow; in packet mode: handed over
     NOT_IP = 1  # ARP, LLDP, a pseudowire in MPLS ...
     MALFORMED = 2  # ends inside its link or IP header, or the IP header contradicts itself
     OWN_EXPORT = 3  # our own export traffic
     MAP_FULL = 4  # no room for a new flow: in the catch-all flow
-    LOST = 5  # not even there; never seen, but if it happens it is counted
-    GSO_ADDED = 6
+    LOST = 5  # not even there (never seen, but if it happens it is counted); in packet mode: no room to hand it over
+    FILTERED = 6  # does not match MeterConfig.filter
+    NOT_SELECTED = 7  # by sampling, which takes a super-packet for one
+    GSO_ADDED = 8
 
 
 class MapSlot(enum.IntEnum):
