@@ -130,7 +130,7 @@ def case(path: Path) -> None:
 
 
 def collect(packets: int, *options: str) -> float:
-    """CPU seconds of a whole collector that receives so many packets."""
+    """CPU seconds of a whole collector that receives so many packets; its output is removed."""
     command = [*PYFLOWX, "collect", "-H", "127.0.0.1", "-p", "0", "-f", "common", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     port = next(found[1] for line in process.stderr if (found := re.search(r"UDP port (\d+)", line)))
@@ -141,6 +141,8 @@ def collect(packets: int, *options: str) -> float:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     assert f" {packets * FLOWS_A_PACKET} flows" in said, said
+    if "-o" in options:
+        Path(options[options.index("-o") + 1]).unlink()
     return usage.ru_utime + usage.ru_stime
 
 
