@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from typing import Protocol as Interface
 
 from pyflowx.batch import PacketBatch
-from pyflowx.common import CommonBatch, Sampling, to_common
+from pyflowx.common import CommonBatch, to_common
 from pyflowx.counters import Counters
 from pyflowx.decoded import Decoded, Problems
 from pyflowx.sinks import Sink
@@ -41,13 +41,21 @@ class Source(Interface):
     def receive(self, timeout_s: float | None, linger_s: float) -> PacketBatch | None: ...
 
 
+class Takes(Interface):
+    """What is needed of a sink to hand flows to it."""
+
+    def write(self, batch: CommonBatch, /) -> None: ...
+
+
 def consume_common(
-    sink: Sink[CommonBatch], sampling: Sampling | None = None, enrichments: Sequence[Enrichment] = ()
+    sink: Takes,
+    convert: Callable[[Decoded], list[CommonBatch]] = to_common,
+    enrichments: Sequence[Enrichment] = (),
 ) -> Consume:
     """Decoded to flows in the common schema, with the columns of tables, into a sink."""
 
     def consume(decoded: Decoded) -> None:
-        for batch in to_common(decoded, sampling):
+        for batch in convert(decoded):
             for enrichment in enrichments:
                 batch.columns.update(enrichment.apply(batch.columns))
             sink.write(batch)

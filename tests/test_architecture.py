@@ -13,7 +13,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCES = [p for folder in ("pyflowx", "tui") for p in sorted((ROOT / folder).rglob("*.py"))]
 PURE = ["errors", "elements", "batch", "decoded", "text", "fill", "common", "flowtable", "sequences", "counters"] + [
-    f"{room}.{path.stem}" for room in ("wire", "enrich") for path in sorted((ROOT / "pyflowx" / room).glob("[!_]*.py"))
+    f"{room}.{path.stem}"
+    for room in ("wire", "enrich", "conversion")
+    for path in sorted((ROOT / "pyflowx" / room).glob("[!_]*.py"))
 ]
 # What a pure room must not bring in. (NumPy itself imports threading and time, so the difference to it counts.)
 IMPURE = {"asyncio", "bcc", "click", "logging", "multiprocessing", "polars", "prometheus_client", "pyroute2"}

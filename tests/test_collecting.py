@@ -199,14 +199,14 @@ def test_an_idle_collector_lets_its_sink_hand_on() -> None:
     assert sink.flushed == 1
 
 
-def test_rates_known_from_elsewhere_reach_the_sink() -> None:
+def test_what_was_decoded_is_converted_as_the_options_say() -> None:
     seen: list[CommonBatch] = []
     sink = Discard()
     sink.write = seen.append  # type: ignore[method-assign, assignment]
-    rate = CommonColumn("u32", np.array([100], np.uint32))
+    made = CommonBatch({"proto": CommonColumn("u8", np.array([6], np.uint8))}, 1)
     decoded, _ = Decoder().decode(batch(message(TEMPLATE, flows(1))), 1)
-    consume_common(sink, lambda flows, messages: rate)(decoded[0])
-    assert seen[0].columns["sampling_rate"].values.tolist() == [100]
+    consume_common(sink, lambda given: [made] if given is decoded[0] else [])(decoded[0])
+    assert seen == [made]
 
 
 # --- the command, over sockets ---------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ class Decoder:
     """Tells the protocols apart by the first octets of a datagram and decodes each with its codec.
 
     ``protocols`` restricts what is accepted; the rest is Reason.UNKNOWN_VERSION. Templates live in
-    :attr:`templates` from call to call.
+    :attr:`templates` from call to call. ``tunnels``: of sFlow's sampled packets take the innermost IP header, else the
+    outermost.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Decoder:
         registry: Registry | None = None,
         limits: TemplateLimits | None = None,
         protocols: frozenset[Protocol] | None = None,
+        tunnels: bool = True,
     ) -> None:
+        self.tunnels = tunnels
         self.templates = TemplateStore(registry, limits)
         self.protocols = frozenset(Protocol) if protocols is None else protocols
 
@@ -48,7 +51,8 @@ class Decoder:
         result = []
         for protocol, rows in self._sort(packets, problems):
             codec = importlib.import_module(f"pyflowx.wire.{_MODULES[protocol]}")
-            result.append(codec.decode(packets, rows, self.templates, now_ns, problems))
+            own = (self.tunnels,) if protocol is Protocol.SFLOW_V5 else ()
+            result.append(codec.decode(packets, rows, self.templates, now_ns, problems, *own))
         return result, problems
 
     def _sort(self, packets: PacketBatch, problems: Problems) -> list[tuple[Protocol, I32]]:

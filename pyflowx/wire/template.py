@@ -83,6 +83,12 @@ class TemplateStore:
     def __len__(self) -> int:
         return len(self.layouts)
 
+    @property
+    def changes(self) -> int:
+        """Grows with every change of what :meth:`dump` gives, but for the times at which Templates were refreshed."""
+        gone = self.withdrawn + self.expired + self.refused  # a redefinition that was refused: the old one is gone too
+        return self.defined + self.redefined + self._learned_count + gone
+
     def element(self, exporter: bytes, pen: int, id: int) -> InformationElement:
         """An element as this exporter means it: the registry's, else what it told us, else an octetArray."""
         learned = self._learned.get(exporter)
