@@ -161,7 +161,7 @@ COLLECTOR: tuple[Metric, ...] = (
     _count("rows_written", _one(lambda v: v.sink.rows), "Flows (raw: messages) written."),
     _count("rows_lost", _one(lambda v: v.sink.lost), "Rows that could not be written."),
     _count("octets_written", _one(lambda v: v.sink.octets), "Octets of output."),
-    _count("files_written", _one(lambda v: v.sink.files), "Files completed."),
+    _count("files_written", _one(lambda v: getattr(v.sink, "files", 0)), "Files completed (those of a rotated tree)."),
     _gauge("enrichment_rows", _by_table(lambda t: t.enrichment.table.rows), "Rows of a table.", "table"),
     _count("enrichment_lookups", _by_table(lambda t: t.enrichment.looked_up), "Look-ups in a table.", "table"),
     _count("enrichment_matches", _by_table(lambda t: t.enrichment.matched), "Look-ups that found.", "table"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
@@ -156,7 +157,8 @@ def _make_server(sock: socket.socket, source: _Registry) -> ThreadingHTTPServer:
                 places.release()
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A client that goes away is no error of ours."""
+            if not isinstance(sys.exception(), OSError):  # a client that goes away is no error of ours
+                super().handle_error(request, client_address)
 
     server = Server(sock.getsockname()[:2], Handler, bind_and_activate=False)
     server.socket.close()

@@ -36,7 +36,7 @@ def take_rows(batch: CommonBatch, rows: Any) -> CommonBatch:
             codes = np.unique(values if valid is None else values[valid])
             if not len(codes):
                 continue
-            values = np.minimum(np.searchsorted(codes, values), len(codes) - 1)
+            values = np.minimum(np.searchsorted(codes, values), len(codes) - 1).astype(values.dtype)
             labels = tuple(labels[code] for code in codes.tolist())
         columns[name] = CommonColumn(column.type, values, valid, labels)
     return CommonBatch(columns, len(rows))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyflowx.cli import enriching
+from pyflowx.cli.decoding import Decoding, decoding_options
+from pyflowx.cli.log import LOG
+from pyflowx.cli.operating import Operation, collecting, operation_options
 
 if TYPE_CHECKING:
     from pyflowx.collecting import Collector
@@ -30,6 +32,8 @@ Examples:
   pyflowx collect -p 6343 -t sflow -f common -o flows.json
   pyflowx collect -H :: -p 4739 -f common | jq .src_addr
   pyflowx collect -f common --enrich source=GeoLite2-City.mmdb,key=src_addr,fields=country.iso_code:src_country
+  pyflowx collect -f common --sampling-rate 192.0.2.0/24=1000 --scale --column app=applicationName
+  pyflowx collect --ie-mapping ours.csv --template-file templates.json --template-timeout 30m
   pyflowx collect --pcap export.pcap -f common     out of a capture file
   pyflowx collect -p 9995 -f common -s discard     count only
 """
@@ -73,12 +77,14 @@ Examples:
     help="Octets that the kernel may queue for us.",
 )
 @click.option("--enrich", multiple=True, metavar="type=...", help=enriching.HELP)
+@decoding_options
 @click.option(
     "--pcap",
     multiple=True,
     metavar="FILE",
     help="Read capture files instead of the network, - is stdin; -p narrows to a UDP port.",
 )
+@operation_options
 def command(**options: Any) -> None:
     """Receive NetFlow v5, v9, IPFIX and sFlow v5 on one UDP port and write what they say.
 
@@ -87,7 +93,8 @@ def command(**options: Any) -> None:
     # NumPy would start a thread of OpenBLAS for every core, which takes longer than all the rest of our start.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     keep_memory()
-    run(**options)
+    decoding = Decoding(options, options["form"])
+    run(decoding=decoding, operation=Operation.take(options), **options)
 
 
 def keep_memory() -> None:
@@ -106,6 +113,8 @@ def keep_memory() -> None:
 
 def run(
     *,
+    decoding: Decoding,
+    operation: Operation,
     host: str,
     port: int | None,
     kind: str,
@@ -118,22 +127,30 @@ def run(
 ) -> None:
     """The command with its options as arguments."""
     from pyflowx.collecting import Collector, consume_common
-    from pyflowx.wire import Decoder
+    from pyflowx.collectview import CollectorView
+    from pyflowx.recent import RecentFlows, Tap
 
     with enriching.tables_of(enrich, form, say) as tables:
-        sink = make_sink(form, serialization, output)
         enrichments = [table.enrichment for table in tables]
-        consume = consume_common(sink, enrichments=enrichments) if form == "common" else sink.write
-        collector = Collector(Decoder(protocols=accepted(kind)), sink, consume)
+        conversion = decoding.conversion([output for enrichment in enrichments for output in enrichment.spec.outputs])
+        decoder = decoding.decoder(accepted(kind))
+        sink = make_sink(form, serialization, output)
+        seen = RecentFlows()
+        consume = consume_common(Tap(sink, seen), conversion, enrichments) if form == "common" else sink.write
+        collector = Collector(decoder, sink, consume)
+        view = CollectorView(collector.counters, decoder.templates, sink, tables=tables, log=LOG.lines, flows=seen)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: on_signal(collector))
-        with closing(collector):
+        with closing(collector), decoding.templates_kept(collector, decoder, say):
             if pcap:
-                read_captures(collector, sink, pcap, port, output == "-" and serialization != "discard")
+                with collecting(operation.on_request(), collector, view, port or 0, form):
+                    read_captures(collector, sink, pcap, port, output == "-" and serialization != "discard")
                 return
             with listen(host, DEFAULT_PORT if port is None else port, recv_buffer, collector.wake_fd) as receiver:
+                view.receivers = [receiver]
                 try:
-                    collector.run(receiver)
+                    with collecting(operation, collector, view, receiver.addresses[0][1], form):
+                        collector.run(receiver)
                 finally:
                     summarise(collector, sink, receiver.dropped)
 
@@ -161,7 +178,7 @@ def read_captures(
 
 def say(message: str) -> None:
     """Everything that is not data goes to stderr."""
-    print(f"pyflowx: {message}", file=sys.stderr)
+    LOG.info(message)
 
 
 def make_sink(form: str, serialization: str, output: str) -> Sink[Any]:
