@@ -62,5 +62,6 @@ class LabelTexts:
         if not len(texts):  # no row has a label
             nothing: I64 = np.zeros(len(column.values), np.int64)
             return Value("t", False, texts.buffer, (nothing, nothing), column.valid)
-        codes: Array = column.values if column.valid is None else np.where(column.valid, column.values, 0)
-        return Value("t", False, texts.buffer, (texts.starts[codes], texts.lengths[codes]), column.valid)
+        # clip: a code that is not valid may be anything
+        places = texts.starts.take(column.values, mode="clip"), texts.lengths.take(column.values, mode="clip")
+        return Value("t", False, texts.buffer, places, column.valid)
