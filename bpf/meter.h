@@ -47,14 +47,14 @@ static __always_inline int is_own_export(const struct flow_key *key)
 }
 
 /*
- * The clock costs as much as the look-up. Busy flows read it for one packet in 16 and in each jiffy
- * (1 to 10 ms), so that the time of their last packet is at most 15 packets and one jiffy old.
+ * The clock costs as much as the look-up. Busy flows read it for one packet in 32 and in each jiffy
+ * (1 to 10 ms), so that the time of their last packet is at most 31 packets and one jiffy old.
  * Exact are the first 64 packets of each generation and what ends a TCP connection.
  */
 static __always_inline int needs_clock(const struct flow_value *flow,
 				       const struct flow_value *packet)
 {
-	return flow->packets < 64 || !(flow->packets & 15) || flow->jiffy != packet->jiffy ||
+	return flow->packets < 64 || !(flow->packets & 31) || flow->jiffy != packet->jiffy ||
 	       packet->tcp_flags & TCP_ENDS;
 }
 

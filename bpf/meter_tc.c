@@ -6,6 +6,11 @@
 #define HEADER_ROOM  256    /* what we want to read of a packet */
 #define GSO_BY_FRAGS 0xffff /* segments of their own sizes (SCTP) */
 
+static __always_inline __u32 whole_length(const struct cursor *cursor)
+{
+	return cursor->length;
+}
+
 /*
  * A super-packet stands for gso_segs packets on the wire, each with a copy of the headers
  * (`tag_len` octets of them outside of the packet's data).

@@ -33,13 +33,19 @@
 #define JUMBO_HEADER_LEN    8
 #define UDP_HEADER_LEN	    8
 
-/* `end` ends what can be read at `pos`; `length` is the whole frame's and may be more. */
+/*
+ * `end` ends what can be read at `pos`. `length` is the whole frame's as far as it is known, and
+ * never less than what can be read; the program's whole_length() says it for certain.
+ */
 struct cursor {
+	void *context;
 	void *start;
 	void *pos;
 	void *end;
 	__u32 length;
 };
+
+static __always_inline __u32 whole_length(const struct cursor *cursor);
 
 struct packet {
 	struct flow_key key;
@@ -142,10 +148,13 @@ static __always_inline int parse_link(struct cursor *cursor, struct packet *pack
 	return type;
 }
 
-/* Sets the lengths; -1 if the frame is shorter than the IP header says. `length` 0 is BIG TCP's. */
+/* Sets the lengths; -1 if the frame is shorter than the IP header says. `length` 0: all of the
+ * frame. */
 static __always_inline int set_length(struct cursor *cursor, struct packet *packet, __u32 length)
 {
-	if (cursor->length < packet->ip_offset || cursor->length - packet->ip_offset < length)
+	if (!length || cursor->length < packet->ip_offset + length)
+		cursor->length = whole_length(cursor);
+	if (cursor->length < packet->ip_offset + length)
 		return -1;
 	if (!length)
 		length = cursor->length - packet->ip_offset;
@@ -172,8 +181,11 @@ static __always_inline int parse_ipv4(struct cursor *cursor, struct packet *pack
 		return -1;
 	header_len = ip->ihl * 4;
 	length = bpf_ntohs(ip->tot_len);
-	if (length < header_len && !(length == 0 && cursor->length - packet->ip_offset > 0xffff))
-		return -1;
+	if (length < header_len) {
+		/* BIG TCP's super-packets have no length that 16 bits could say */
+		if (length || whole_length(cursor) - packet->ip_offset <= 0xffff)
+			return -1;
+	}
 	if (set_length(cursor, packet, length) < 0)
 		return -1;
 	packet->key.ip_version = 4;

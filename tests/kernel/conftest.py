@@ -175,6 +175,7 @@ class Bench:
 
     KINDS = {
         "xdp": (syscall.PROG_TYPE_XDP, "meter_xdp.c", "pyflowx_xdp"),
+        "xdp-frags": (syscall.PROG_TYPE_XDP, "meter_xdp.c", "pyflowx_xdp"),
         "ingress": (syscall.PROG_TYPE_SCHED_CLS, "meter_tc.c", "pyflowx_ingress"),
         "egress": (syscall.PROG_TYPE_SCHED_CLS, "meter_tc.c", "pyflowx_egress"),
     }
@@ -187,8 +188,9 @@ class Bench:
         self.active.update(bytes(4), struct.pack("=I", self.flows.fd))
         self.statistics = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 16, 2 * len(Statistic), "statistics")
         maps = {MapSlot.FLOWS: self.active, MapSlot.STATISTICS: self.statistics}
-        code = compile_programs(source_folder() / file, [name])[name]
-        self.program = Program.load(program_type, name, code, maps)
+        frags = kind == "xdp-frags"
+        code = compile_programs(source_folder() / file, [name], ["XDP_FRAGS"] * frags)[name]
+        self.program = Program.load(program_type, name, code, maps, syscall.XDP_HAS_FRAGS * frags)
 
     def drain(self):
         return self.flows.drain(KEY_DTYPE, VALUE_DTYPE)
