@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,14 @@ class Collector:
         self.process = subprocess.Popen(
             [*COLLECT, "-f", "common", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        found = re.search(r"port (\d+)", self.process.stderr.readline())
+        port = re.search(r"port (\d+)", self.said("listening on"))
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.connect(("127.0.0.1", int(found[1])))
+        self.socket.connect(("127.0.0.1", int(port[1])))
         self.socket.send(ipfix(TEMPLATE))
+
+    def said(self, text: str) -> str:
+        """The next line on stderr with a text in it."""
+        return next(line for line in self.process.stderr if text in line)
 
     def ask(self, last: int) -> dict[str, Any]:
         self.socket.send(flow(last))
@@ -49,12 +54,28 @@ class Collector:
         return said
 
 
-def test_flows_get_the_columns_of_tables(tmp_path: Path) -> None:
+@pytest.fixture
+def start() -> Iterator[Callable[..., Collector]]:
+    """Starts collectors; ends those that a failed test leaves."""
+    started: list[Collector] = []
+
+    def one(*options: str) -> Collector:
+        started.append(Collector(*options))
+        return started[-1]
+
+    yield one
+    for collector in started:
+        collector.process.kill()
+        collector.process.communicate()
+        collector.socket.close()
+
+
+def test_flows_get_the_columns_of_tables(tmp_path: Path, start: Callable[..., Collector]) -> None:
     (tmp_path / "asn.csv").write_text(
         'prefix,asn,org,share\n10.0.0.0/31,64500,"A ""B""\té",0.25\n192.0.2.0/24,1,Src,2\n'
     )
     (tmp_path / "if.csv").write_text("exporter,ifindex,name\n127.0.0.1,1,eth1\n")
-    collector = Collector(
+    collector = start(
         "--enrich",
         f"source={tmp_path}/asn.csv,fields=dst_addr@asn:dst_asn|org:dst_org|share:share;src_addr@org:src_org",
         "--enrich",
@@ -74,16 +95,16 @@ def test_flows_get_the_columns_of_tables(tmp_path: Path) -> None:
     assert "asn.csv: 3 of 4 look-ups found" in said and "if.csv: 1 of 2 look-ups found" in said
 
 
-def test_a_table_changes_while_flows_pass(tmp_path: Path) -> None:
+def test_a_table_changes_while_flows_pass(tmp_path: Path, start: Callable[..., Collector]) -> None:
     path = tmp_path / "t.csv"
     path.write_text("prefix,id\n10.0.0.0/8,old\n")
-    collector = Collector("--enrich", f"source={path},key=dst_addr,fields=id,reload=watch")
+    collector = start("--enrich", f"source={path},key=dst_addr,fields=id,reload=watch")
     assert collector.ask(1)["id"] == "old"
     path.write_text("prefix,id\n10.0.0.0/8\n")
-    assert "t.csv:2: 1 columns; expected 2" in collector.process.stderr.readline()
+    collector.said("t.csv:2: 1 columns; expected 2")
     assert collector.ask(2)["id"] == "old"
     path.write_text("prefix,id\n10.0.0.0/8,new\n")
-    assert "t.csv: loaded again, 1 rows" in collector.process.stderr.readline()
+    collector.said("t.csv: loaded again, 1 rows")
     assert collector.ask(3)["id"] == "new"
     assert "loaded again 1 times, failed 1 times" in collector.end()
 
