@@ -38,7 +38,6 @@ from pyflowx.live import FeedCounts, Section, section
 from pyflowx.recent import FlowTotals, RecentDatagrams, RecentFlows
 from pyflowx.sequences import UNITS, SequenceCounts
 from pyflowx.sinks import Sink
-from pyflowx.sinks.ndjson import CommonNdjson
 from pyflowx.wire import TemplateStore
 from pyflowx.wire.records import Layout
 
@@ -176,7 +175,7 @@ class CollectorView:
             "templates": section(_templates(store), changes),
             "template_counts": section({"stored": len(store), **dict(zip(events, changes, strict=True))}),
             "held": section({name: getattr(store.held, name) for name in _HELD}),
-            "flows": Section(_flows(*self.flows.take())),
+            "flows": Section(flow_section(*self.flows.take())),
             "datagrams": section([{**row, "exporter": address_text(row["exporter"])} for row in self.datagrams.take()]),
             "tables": section([_table(table) for table in self.tables]),
             "log": section([list(line) for line in self.log()]),
@@ -184,7 +183,7 @@ class CollectorView:
 
     def _totals(self) -> dict[str, Any]:
         counters = self.counters
-        protocols = {protocol.name: _slots(counts) for protocol, counts in sorted(counters.protocols.items())}
+        protocols = {protocol.name: slots_of(counts) for protocol, counts in sorted(counters.protocols.items())}
         return {
             "datagrams": counters.datagrams,
             "octets": counters.octets,
@@ -210,7 +209,8 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def _slots(counts: Any) -> dict[str, int]:
+def slots_of(counts: Any) -> dict[str, Any]:
+    """The fields of a dataclass with slots."""
     return {name: getattr(counts, name) for name in counts.__slots__}
 
 
@@ -225,14 +225,14 @@ def _exporter(address: str, counts: ExporterCounts) -> dict[str, Any]:
         "octets": counts.octets,
         "last_ns": counts.last_ns,
         "clock_skew_ns": counts.clock_skew_ns,
-        "protocols": {protocol.name: _slots(each) for protocol, each in list(counts.protocols.items())},
+        "protocols": {protocol.name: slots_of(each) for protocol, each in list(counts.protocols.items())},
         "problems": _problems(counts.problems),
     }
 
 
 def _domain(key: tuple[str, str, str], counts: SequenceCounts) -> dict[str, Any]:
     exporter, protocol, domain = key
-    return {"exporter": exporter, "protocol": protocol, "domain": domain, "lost": counts.lost, **_slots(counts)}
+    return {"exporter": exporter, "protocol": protocol, "domain": domain, "lost": counts.lost, **slots_of(counts)}
 
 
 def _templates(store: TemplateStore) -> list[dict[str, Any]]:
@@ -259,7 +259,10 @@ def _templates(store: TemplateStore) -> list[dict[str, Any]]:
     return rows
 
 
-def _flows(batches: Sequence[CommonBatch], totals: FlowTotals) -> bytes:
+def flow_section(batches: Sequence[CommonBatch], totals: FlowTotals) -> bytes:
+    """Flows as JSON, as many as fit into :data:`FLOW_OCTETS`."""
+    from pyflowx.sinks.ndjson import CommonNdjson  # only where somebody is watching
+
     encoder = CommonNdjson()
     lines = (line for batch in batches for _, text in encoder.encode(batch) for line in bytes(text).splitlines())
     kept, octets = [], 0

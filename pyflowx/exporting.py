@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
@@ -298,6 +298,8 @@ class Exporter:
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
         self.counters = ExportCounters()
+        self.observe: Callable[[Sequence[FlowBatch], int], None] | None = None
+        """Is shown the flows that are exported, and the Export Time in ns."""
 
     def __len__(self) -> int:
         """Flows in the table."""
@@ -375,6 +377,8 @@ class Exporter:
             if len(records):
                 self.counters.exported(records)
                 batches += flow_batches(records, offset_ns)
+        if self.observe is not None:
+            self.observe(batches, export_ns)
         messages = self._templates_for(batches, now_ns, export_ns)
         messages += [self._encoder.encode(batch, export_ns) for batch in batches]
         self._send(messages, spread_s)

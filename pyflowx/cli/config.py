@@ -12,7 +12,6 @@ be repeated takes an array, a flag true or false. What the command line says win
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -63,6 +62,8 @@ def read_config(path: str) -> dict[str, dict[str, Any]]:
 
 
 def _near(name: str, known: Iterable[str]) -> str:
+    import difflib  # only for this message
+
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"

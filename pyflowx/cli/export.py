@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyflowx.cli.log import LOG
+from pyflowx.cli.operating import Operation, operation_options, served
 from pyflowx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -156,6 +158,7 @@ def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], se
     show_default=True,
     help="Flows at once, in the kernel (some 350 octets each) and in the flow table; when full, the oldest end early.",
 )
+@operation_options
 def command(
     interfaces: tuple[str, ...],
     collector_host: str,
@@ -167,14 +170,18 @@ def command(
     hook: str,
     direction: str,
     max_flows: int,
+    **further: Any,
 ) -> None:
     """Meter the packets of interfaces with programs in the kernel and send their flows as IPFIX (RFC 7011) over UDP.
 
     Needs root. Our own export traffic is left out. Nothing stays attached when it ends.
     """
+    operation = Operation.take(further)
     names = _interfaces(interfaces)
     from pyflowx.exporting import ExportConfig, Exporter
+    from pyflowx.exportview import ExporterView
     from pyflowx.kernel import Meter, MeterConfig
+    from pyflowx.metrics import EXPORTER
     from pyflowx.transport.udp import UdpSender
 
     host, octets = _collector(collector_host, collector_port)
@@ -186,8 +193,13 @@ def command(
         Exporter(meter, sender, config) as exporter,
         _signals(exporter),
     ):
-        for at in exporter.start():
-            click.echo(f"pyflowx: metering {at.interface} {at.direction} ({at.hook})", err=True)
-        exporter.run()
+        hooks = exporter.start()
+        for at in hooks:
+            LOG.info(f"metering {at.interface} {at.direction} ({at.hook})")
+        targets = list(zip([f"{host}:{collector_port}"], sender.counts, strict=True))
+        view = ExporterView(exporter, meter.statistics, targets, hooks, LOG.lines)
+        name = f"export-{names[0]}.sock"
+        with served(operation, "export", name, EXPORTER, view, view.sections, view.watched):
+            exporter.run()
         for line in summary(exporter.counters, meter.statistics(), sender.counts):
-            click.echo(f"pyflowx: {line}", err=True)
+            LOG.info(line)
