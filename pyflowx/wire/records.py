@@ -149,8 +149,10 @@ def _fill(columns: list[Column], run: Run, octets: U8, base: I64, cells: U8) -> 
     for index, offset, field in run.parts:
         if field.has_column:
             columns[index] = field.element.data_type.to_column(cells[:, offset : offset + field.length])
-        else:
+        elif field.length:
             columns[index] = Octets(octets, base + offset, np.full(len(base), field.length))
+        else:
+            columns[index] = Octets(octets, *np.broadcast_to(np.int64(0), (2, len(base))))  # costs what it holds
 
 
 def _locate(layout: Layout, octets: U8, starts: I64, ends: I64) -> _Places:

@@ -19,8 +19,9 @@ from pyflowx.wire.records import FEW
 SET_HEADER = 4
 MIN_TEMPLATE_ID = 256
 MAX_RECORD = 65535 - SET_HEADER
-MAX_EMPTY_FIELDS = 64  # fields of no octets in a Template: columns that a peer gets for nothing
+MAX_EMPTY_FIELDS = 64  # fields of no octets in a Template; nor may they be many more than the octets of a record
 
+NTOP_PEN, PALO_ALTO_PEN = 35632, 25461
 ElementOf = Callable[[int, int], InformationElement]  # (pen, id) -> element
 
 
@@ -144,7 +145,7 @@ def _flaw(dialect: Dialect, record: TemplateRecord, is_options: bool) -> Reason 
     least = sum(1 if field.is_variable else field.length for field in record.fields)
     empty = sum(1 for field in record.fields if not field.length)
     scopes = range(1, len(record.fields) + 1) if is_options else range(1)
-    good = 0 < least <= MAX_RECORD and empty <= MAX_EMPTY_FIELDS and record.scope_count in scopes
+    good = 0 < least <= MAX_RECORD and empty <= min(MAX_EMPTY_FIELDS, least + 4) and record.scope_count in scopes
     return None if good else Reason.BAD_TEMPLATE
 
 
@@ -183,19 +184,27 @@ def read_ipfix_template(
 SCOPE_ELEMENTS = {1: 144, 2: 10, 3: 141, 4: 143, 5: 145}  # System, Interface, Line Card, Cache, Template
 
 
+# NetFlow v9 has no enterprise numbers: vendors took types from these on for elements of theirs (registry/README.md).
+_V9_VENDORS = ((57_472, NTOP_PEN, 57_472), (56_701, PALO_ALTO_PEN, 0), (0x8000, CISCO_PEN, 0x8000))
+
+
 def v9_element(type: int, element: ElementOf) -> InformationElement:
-    """A v9 field type as an element: IANA's, or with the high bit set Cisco's own (registry/README.md)."""
-    if type & 0x8000:
-        own = element(CISCO_PEN, type & 0x7FFF)
-        if own.name != f"{own.pen}/{own.id}":
-            return own
+    """A v9 field type as an element: a vendor's that is known, else IANA's."""
+    for first, pen, base in _V9_VENDORS if type & 0x8000 else ():
+        if type >= first:
+            own = element(pen, type - base)
+            if own.name != f"{own.pen}/{own.id}":
+                return own
     return element(0, type)
 
 
 def read_v9_template(
     content: bytes, at: int, is_options: bool, element: ElementOf
 ) -> tuple[TemplateRecord | None, int]:
-    """RFC 3954 §5.2, §6.1: an Options Template says the octets of its specifiers, not their number."""
+    """RFC 3954 §5.2, §6.1: an Options Template says the octets of its specifiers, not their number.
+
+    Some exporters name no scope in one. That is the whole System: it gets this scope, in no octets.
+    """
     if not is_options:
         template_id, count = struct.unpack_from(">HH", content, at)
         scope_count, at = 0, at + 4
@@ -217,4 +226,7 @@ def read_v9_template(
             fields.append(FieldSpecifier(element(0, SCOPE_ELEMENTS[type]), length))
         else:
             fields.append(FieldSpecifier(v9_element(type, element), length))
+    if is_options and fields and not scope_count:
+        fields.insert(0, FieldSpecifier(element(0, SCOPE_ELEMENTS[1]), 0))
+        scope_count = 1
     return TemplateRecord(template_id, tuple(fields), scope_count), after
