@@ -46,7 +46,7 @@ def fuzz(target: str, seconds: str) -> None:
         import pyflowx.wire.sflow  # noqa: F401
 
     corpus = write_seeds(target)
-    options = [f"-max_total_time={seconds}", f"-max_len={MAX_LENGTH}", "-timeout=20", "-rss_limit_mb=2048"]
+    options = [f"-max_total_time={seconds}", f"-max_len={MAX_LENGTH}", "-timeout=20", "-rss_limit_mb=4096"]
     options += [f"-artifact_prefix={corpus}.", "-print_final_stats=1"]
     warnings.simplefilter("error")
     atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[target])
