@@ -113,7 +113,7 @@ TABLE: tuple[Column, ...] = (
         (
             *fill.element(2, 86, 298, 299, 24, 172),
             *(fill.combine(fill.one_packet, id) for id in (312, 224)),
-            *(fill.combine(fill.one_packet, id, read=fill.OCTETS) for id in (315, 104, 313, 314, 316)),
+            *(fill.combine(fill.one_packet, id, read=fill.OCTETS) for id in (315, 104, 313, 314, 316, 317)),
             fill.fact(fill.nothing_counted),
         ),
         nullable=False,

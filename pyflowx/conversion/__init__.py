@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Conversion", "scale"]
 
-_SECTIONS = frozenset((104, 313, 314, 315, 316))  # those of pyflowx.wire.section, which is imported for them only
+_SECTIONS = frozenset((104, 313, 315, 316, 317))  # those of pyflowx.wire.section, which is imported for them only
 _U64_MAX = np.uint64((1 << 64) - 1)
 
 

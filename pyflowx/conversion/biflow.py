@@ -26,7 +26,7 @@ _SWAPPED = dict(_PAIRS) | {there: here for here, there in _PAIRS}
 _ONE_WAY = frozenset(
     (
         *(5, 15, 18, 25, 26, 31, 32, 52, 53, 54, 55, 61, 62, 63, 70, 88, 98, 104, 139, 176, 177, 178, 179),
-        *(*range(184, 197), 200, 204, 205, 207, 224, *range(312, 317)),
+        *(*range(184, 197), 200, 204, 205, 207, 224, *range(312, 318)),
     )
 )
 _ONE_WAY_SEMANTICS = frozenset(("deltaCounter", "totalCounter", "flags"))

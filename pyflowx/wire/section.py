@@ -50,8 +50,8 @@ SECTIONS = {
     315: HeaderProtocol.ETHERNET,
     104: HeaderProtocol.ETHERNET,
     313: HeaderProtocol.IP,
-    314: HeaderProtocol.MPLS,
-    316: HeaderProtocol.IP,
+    316: HeaderProtocol.MPLS,
+    317: HeaderProtocol.IP,
 }
 _KEYS = (8, 12, 27, 28)  # addresses: who sends these needs no section
 _ETHERNET_FRAME = 1  # a dataLinkFrameType

@@ -113,3 +113,19 @@ def flows_of() -> Callable[..., list[dict[str, Any]]]:
         return found
 
     return flows
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[..., list[dict[str, Any]]]:
+    """The flows that one message becomes, batch after batch."""
+
+    def rows(conversion: Conversion, message: bytes, decoder: Decoder | None = None) -> list[dict[str, Any]]:
+        (decoded,), problems = (decoder or Decoder()).decode(PacketBatch.of([message], EXPORTER), 10**18)
+        assert not len(problems), problems.tolist()
+        found: list[dict[str, Any]] = []
+        for batch in conversion(decoded):
+            columns = {name: cells(column, len(batch)) for name, column in batch.columns.items()}
+            found += [{k: v[i] for k, v in columns.items() if v[i] is not None} for i in range(len(batch))]
+        return found
+
+    return rows
