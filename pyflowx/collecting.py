@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyflowx.enrich.table import Enrichment
 
 LINGER_S = 0.06  # how long a batch gathers datagrams; a line has to be out 0.1 s after its datagram
-_IDLE_S = 1.0  # without a datagram for so long, sinks get to hand on what they hold back
+_IDLE_S = 1.0  # what is done each second is done without datagrams too
 
 Consume = Callable[[Decoded], None]
 Observe = Callable[[PacketBatch, list[Decoded], Problems], None]
@@ -78,7 +78,7 @@ class Collector:
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.observe: Observe | None = None
         """Is shown every batch with what was decoded of it."""
-        self.each_second: list[Callable[[], None]] = []
+        self.each_second: list[Callable[[], None]] = [sink.flush]
         """Called about once a second, between two batches."""
         self._soon: deque[Callable[[], object]] = deque()
         self._next_second = 0.0
@@ -108,8 +108,6 @@ class Collector:
                     self._process(packets)
                 elif getattr(source, "exhausted", False):
                     return
-                else:
-                    self._sink.flush()
                 self._between()
             self._drain(source)
         except ReaderGoneError:

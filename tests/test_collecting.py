@@ -405,7 +405,7 @@ def test_a_port_in_use_is_said_with_what_to_do() -> None:
         (["-H", "192.0.2.1"], "-H/--host"),
         (["-p", "65536"], "0<=x<=65535"),
         (["-f", "csv"], "'raw', 'common'"),
-        (["-s", "xml"], "'json', 'ndjson', 'discard'"),
+        (["-s", "xml"], "'json', 'ndjson', 'csv', 'parquet', 'protobuf', 'arrow-ipc', 'discard'"),
         (["--pcap", "/no/such/file"], "/no/such/file"),
     ],
 )

@@ -13,9 +13,12 @@ from pyflowx.cli import enriching
 from pyflowx.cli.decoding import Decoding, decoding_options
 from pyflowx.cli.log import LOG
 from pyflowx.cli.operating import Operation, collecting, operation_options
+from pyflowx.cli.outputs import Outputs, make_sink, output_options
 
 if TYPE_CHECKING:
     from pyflowx.collecting import Collector
+    from pyflowx.conversion import Conversion
+    from pyflowx.enrich.table import Enrichment
     from pyflowx.sinks import Sink
     from pyflowx.transport.udp import UdpReceiver
 
@@ -35,6 +38,7 @@ Examples:
   pyflowx collect -f common --sampling-rate 192.0.2.0/24=1000 --scale --column app=applicationName
   pyflowx collect --ie-mapping ours.csv --template-file templates.json --template-timeout 30m
   pyflowx collect --pcap export.pcap -f common     out of a capture file
+  pyflowx collect --pcap export.pcap -f common -s parquet -o flows.parquet
   pyflowx collect -p 9995 -f common -s discard     count only
 """
 
@@ -60,15 +64,7 @@ Examples:
     show_default=True,
     help="raw: export messages with all they hold; common: flows with the same columns for every protocol.",
 )
-@click.option(
-    "-s",
-    "--serialization",
-    type=click.Choice(["json", "ndjson", "discard"]),
-    default="json",
-    show_default=True,
-    help="json (also called ndjson): one object a line; discard: decode and count only.",
-)
-@click.option("-o", "--output", default="-", show_default="stdout", help="File that lines are appended to.")
+@output_options
 @click.option(
     "--recv-buffer",
     type=click.IntRange(1024),
@@ -94,7 +90,7 @@ def command(**options: Any) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     keep_memory()
     decoding = Decoding(options, options["form"])
-    run(decoding=decoding, operation=Operation.take(options), **options)
+    run(decoding=decoding, operation=Operation.take(options), outputs=Outputs.take(options), **options)
 
 
 def keep_memory() -> None:
@@ -115,12 +111,11 @@ def run(
     *,
     decoding: Decoding,
     operation: Operation,
+    outputs: Outputs,
     host: str,
     port: int | None,
     kind: str,
     form: str,
-    serialization: str,
-    output: str,
     recv_buffer: int,
     enrich: tuple[str, ...],
     pcap: tuple[str, ...],
@@ -134,7 +129,7 @@ def run(
         enrichments = [table.enrichment for table in tables]
         conversion = decoding.conversion([output for enrichment in enrichments for output in enrichment.spec.outputs])
         decoder = decoding.decoder(accepted(kind))
-        sink = make_sink(form, serialization, output)
+        sink = make_sink(outputs, form, types_of_added(enrichments, conversion))
         seen = RecentFlows()
         consume = consume_common(Tap(sink, seen), conversion, enrichments) if form == "common" else sink.write
         collector = Collector(decoder, sink, consume)
@@ -144,7 +139,7 @@ def run(
         with closing(collector), decoding.templates_kept(collector, decoder, say):
             if pcap:
                 with collecting(operation.on_request(), collector, view, port or 0, form):
-                    read_captures(collector, sink, pcap, port, output == "-" and serialization != "discard")
+                    read_captures(collector, sink, pcap, port, outputs.uses_stdout)
                 return
             with listen(host, DEFAULT_PORT if port is None else port, recv_buffer, collector.wake_fd) as receiver:
                 view.receivers = [receiver]
@@ -152,7 +147,7 @@ def run(
                     with collecting(operation, collector, view, receiver.addresses[0][1], form):
                         collector.run(receiver)
                 finally:
-                    summarise(collector, sink, receiver.dropped)
+                    finish(collector, sink, receiver.dropped)
 
 
 def read_captures(
@@ -173,7 +168,7 @@ def read_captures(
                 if reader.problem:
                     say(f"{path}: {reader.problem}")
     finally:
-        summarise(collector, sink, 0)
+        finish(collector, sink, 0)
 
 
 def say(message: str) -> None:
@@ -181,26 +176,12 @@ def say(message: str) -> None:
     LOG.info(message)
 
 
-def make_sink(form: str, serialization: str, output: str) -> Sink[Any]:
-    """The sink for what the options say; a format's module is imported when it is asked for."""
-    if serialization == "discard":
-        from pyflowx.sinks.discard import Discard
-
-        return Discard()
-    from pyflowx.sinks import Encoder
-    from pyflowx.sinks.output import Output
-    from pyflowx.sinks.target import Target
-
-    encoder: Encoder[Any]
-    if form == "common":
-        from pyflowx.sinks.ndjson import CommonNdjson
-
-        encoder = CommonNdjson()
-    else:
-        from pyflowx.sinks.raw import RawNdjson
-
-        encoder = RawNdjson()
-    return Output(encoder, Target(output))
+def types_of_added(enrichments: list[Enrichment], conversion: Conversion) -> dict[str, str]:
+    """The columns beside the common ones, with their types, in the order that they have in every output."""
+    types = dict(conversion.types())
+    for enrichment in enrichments:
+        types |= enrichment.types()
+    return types
 
 
 def accepted(kind: str) -> frozenset[Any]:
@@ -229,6 +210,14 @@ def on_signal(collector: Collector) -> None:
     collector.stop()
 
 
+def finish(collector: Collector, sink: Sink[Any], dropped: int) -> None:
+    """The summary counts what is written at the very end too."""
+    try:
+        collector.close()
+    finally:
+        summarise(collector, sink, dropped)
+
+
 def summarise(collector: Collector, sink: Sink[Any], dropped: int) -> None:
     """What came in, what went out, what was lost and why."""
     from pyflowx.decoded import Reason
@@ -240,7 +229,7 @@ def summarise(collector: Collector, sink: Sink[Any], dropped: int) -> None:
             f"{protocol.name}: {counts.messages} messages, {counts.flows} flows, {counts.options} options records, "
             f"{counts.templates} Templates"
         )
-    say(f"{sink.rows} rows, {sink.octets} octets written")
+    say(f"{sink.rows} rows, {sink.octets} octets written" + (f", {sink.lost} rows lost" if sink.lost else ""))
     found = [f"{reason.name} {counters.problems[reason]}" for reason in Reason if counters.problems[reason]]
     if found:
         say("problems: " + ", ".join(found))

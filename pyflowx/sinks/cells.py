@@ -10,7 +10,7 @@ from pyflowx.fill import CommonColumn
 from pyflowx.sinks.labels import LabelTexts
 from pyflowx.sinks.rows import Value
 
-_KINDS = {"time": "i", "i64": "i", "mac": "m"}  # of the row writer; all other types are unsigned integers
+_KINDS = {"time": "i", "mac": "m"}  # of the row writer; all other types are unsigned integers
 _NO, _ZERO = np.False_, np.uint8(0)
 
 

@@ -91,3 +91,13 @@ class RowWriter:
             ends[first : first + rows] += octets
             first, octets = first + rows, octets + len(text)
         return b"".join(pieces), ends
+
+    def whole(self, cells: tuple[Cell, ...], n: int) -> tuple[memoryview, I64]:
+        """The same without a copy: the text is valid until the next call."""
+        ends = np.zeros(n, np.int64)
+        following = used = 0
+        while following < n:
+            following, used = fill(self._out, 0, n, *self._frame, cells, ends)
+            if following < n:
+                self._out = bytearray(2 * len(self._out))
+        return memoryview(self._out)[:used], ends
