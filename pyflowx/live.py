@@ -275,16 +275,33 @@ def _check_dead(path: Path) -> None:
     """ConfigError unless ``path`` is a socket that nobody listens at any more."""
     if not path.is_socket():
         raise ConfigError(f"--live {path}: this is no socket, so it is not replaced; give another path")
+    pid = "?"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(str(path))
+            pid = str(_PEER.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0])
         except ConnectionRefusedError:
             return
         except BlockingIOError:  # it lives, and many want to talk to it
-            pid = "?"
-        else:
-            pid = str(_PEER.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0])
+            pass
     raise ConfigError(f"--live {path}: process {pid} has its live feed there; give another path with --live")
+
+
+def is_dead(path: Path) -> bool:
+    """Whether this is the socket of a process that did not live to remove it."""
+    try:
+        _check_dead(path)
+    except (ConfigError, OSError):
+        return False
+    return True
+
+
+def remove_dead(folder: Path) -> None:
+    """Remove the sockets that killed processes left in a folder of ours."""
+    with suppress(OSError), _locked(folder):
+        for path in folder.glob("*.sock"):
+            if is_dead(path):
+                path.unlink()
 
 
 # --- the other end -------------------------------------------------------------------------------------------------

@@ -123,9 +123,11 @@ def _serve_feed(
     view: Any,
 ) -> str | None:
     from pyflowx.host import runtime_folder
-    from pyflowx.live import LiveFeed
+    from pyflowx.live import LiveFeed, remove_dead
 
     path = operation.live or str(runtime_folder() / default_name)
+    if not operation.live:
+        remove_dead(runtime_folder())
     try:
         feed = stack.enter_context(LiveFeed(path, role, __version__, sections, watched))
     except ConfigError as error:
