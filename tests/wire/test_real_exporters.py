@@ -26,6 +26,9 @@ from scapy.utils import wrpcap
 
 from pyflowx.batch import PacketBatch
 from pyflowx.collecting import Collector, consume_common
+from pyflowx.common import CommonBatch, to_common
+from pyflowx.conversion import Conversion
+from pyflowx.decoded import Decoded
 from pyflowx.sinks.ndjson import CommonNdjson
 from pyflowx.sinks.output import Output
 from pyflowx.sinks.target import Target
@@ -194,10 +197,12 @@ def export(exporter: Exporter, capture: Path) -> list[PacketBatch]:
     return batches
 
 
-def our_reading(batches: list[PacketBatch], path: Path) -> tuple[list[dict[str, Any]], Collector]:
+def our_reading(
+    batches: list[PacketBatch], path: Path, convert: Callable[[Decoded], list[CommonBatch]] = to_common
+) -> tuple[list[dict[str, Any]], Collector]:
     """The flows in the common schema; nothing may have been wrong with what came."""
     sink = Output(CommonNdjson(), Target(str(path)))
-    collector = Collector(Decoder(), sink, consume_common(sink))
+    collector = Collector(Decoder(), sink, consume_common(sink, convert))
     collector.run(Recorded(batches))
     collector.close()
     assert collector.counters.problems.sum() == 0
@@ -307,3 +312,24 @@ def test_samples_are_what_the_traffic_was(traffic: Traffic, tmp_path: Path) -> N
         for row in rows
     )
     assert samples == Counter(traffic.frames[: len(rows)])
+
+
+@pytest.mark.parametrize("version", ["5", "9", "10"])
+def test_softflowd_tells_its_rate_and_the_origin_of_its_times(traffic: Traffic, tmp_path: Path, version: str) -> None:
+    """One packet in seven. v5 says so in its header, v9 by interface, IPFIX in options data, with the time of its
+    start; v9 counts from a whole second."""
+
+    def command(capture: Path, port: int) -> list[str]:
+        receiver = ["-n", f"127.0.0.1:{port}", "-v", version, "-s", "7"]
+        pidfile = str(tmp_path / "pid")
+        return ["softflowd", "-d", "-a", "-c", "none", "-r", str(capture), *receiver, "-p", pidfile]
+
+    rows, _ = our_reading(export(command, traffic.path), tmp_path / "flows", Conversion())
+    assert len(rows) >= 5
+    assert {row["sampling_rate"] for row in rows} == {7}
+    slack_ns = 10**9 if version == "9" else 10**6
+    for row in rows:
+        seen = traffic.flows[key_of(row)]
+        assert (
+            seen.first_ns - slack_ns <= row["time_flow_start_ns"] <= row["time_flow_end_ns"] <= seen.last_ns + slack_ns
+        )
