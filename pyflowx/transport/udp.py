@@ -440,6 +440,12 @@ class UdpSender:
         """(host, port) that the datagrams to each destination come from."""
         return [sock.getsockname()[:2] for sock in self._sockets]
 
+    def look(self) -> None:
+        """Count what the network has said by now about datagrams that were sent."""
+        for sock, counts in zip(self._sockets, self.counts, strict=True):
+            if sock.fileno() >= 0 and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) in _REPORTS:
+                counts.reports += 1
+
     def send(self, datagrams: Datagrams) -> None:
         """Send all of them, in order; returns when the kernel has them (it waits while a queue is full)."""
         data, lengths = datagrams.data, datagrams.length

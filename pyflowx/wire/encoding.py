@@ -10,7 +10,7 @@ import struct
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from pyflowx.wire.records import Layout, gather
 from pyflowx.wire.sets import MAX_RECORD, MIN_TEMPLATE_ID, SET_HEADER, Dialect
 
 MAX_MESSAGE = 65535
+Templates = Literal["none", "new", "all"]
+"""Which Templates go with data: none, those that have not been sent yet, or all that are registered."""
 
 
 class _Piece(NamedTuple):
@@ -52,6 +54,7 @@ class TemplateEncoder(ABC):
         self._layouts: dict[int, Layout] = {}
         self._ids: dict[tuple[tuple[FieldSpecifier, ...], int], int] = {}
         self._next_id = MIN_TEMPLATE_ID
+        self._unsent: set[int] = set()  # Templates that have been in no message
 
     @abstractmethod
     def _template_record(self, record: TemplateRecord) -> bytes:
@@ -76,6 +79,7 @@ class TemplateEncoder(ABC):
             raise EncodeError(f"a Template of {len(fields)} fields does not fit in {self.max_octets} octets")
         self._ids[fields, scope_count] = self._next_id
         self._layouts[self._next_id] = layout
+        self._unsent.add(self._next_id)
         self._next_id += 1
         return self._next_id - 1
 
@@ -86,6 +90,7 @@ class TemplateEncoder(ABC):
 
     def template_messages(self, export_ns: int) -> Datagrams:
         """All registered Templates and Options Templates."""
+        self._unsent.clear()
         return self._messages([self._template_set(id) for id in self._layouts], export_ns)
 
     def _template_set(self, template_id: int) -> bytes:
@@ -133,8 +138,8 @@ class TemplateEncoder(ABC):
             return no_datagrams()
         return self._headed(*self._data_sets(flows, records_per_message), export_ns)
 
-    def encode_all(self, batches: Sequence[FlowBatch], export_ns: int, templates: bool = False) -> Datagrams:
-        """Data messages for the rows of several batches, and the Templates before them where ``templates`` is true.
+    def encode_all(self, batches: Sequence[FlowBatch], export_ns: int, templates: Templates = "none") -> Datagrams:
+        """Data messages for the rows of several batches, with the Templates that ``templates`` names before them.
 
         What does not fill a message shares one with what the other batches leave over; such messages, which
         also have the Templates, come first. Rows of a batch may change their order. Errors as in :meth:`encode`.
@@ -142,7 +147,9 @@ class TemplateEncoder(ABC):
         for flows in batches:
             self.register(flows.fields, flows.scope_count)
         head = self.dialect.header_octets
-        shared = [_Piece(self._template_set(id)) for id in self._layouts] if templates else []
+        told = [id for id in self._layouts if templates == "all" or (templates == "new" and id in self._unsent)]
+        self._unsent.difference_update(told)
+        shared = [_Piece(self._template_set(id)) for id in told]
         whole = []
         for flows in batches:
             if len(flows):

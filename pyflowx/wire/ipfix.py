@@ -70,6 +70,7 @@ class Encoder(TemplateEncoder):
             raise EncodeError(f"there is no Template {template_id} to withdraw")
         for id in kinds:
             layout = self._layouts.pop(id)
+            self._unsent.discard(id)
             del self._ids[layout.fields, layout.scope_count]
         records = [(kind, kind) for kind in sorted(set(kinds.values()))] if template_id is None else list(kinds.items())
         sets = [self._set(kind, struct.pack(">HH", id, 0)) for id, kind in records]

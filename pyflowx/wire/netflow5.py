@@ -23,6 +23,7 @@ from pyflowx.batch import I32, I64, U8, Array, Datagrams, FlowBatch, Octets, Pac
 from pyflowx.decoded import Decoded, Messages, OpaqueSet, Problems, Protocol, Reason
 from pyflowx.elements import CISCO_PEN, DATA_TYPES, FieldSpecifier, InformationElement, default_registry
 from pyflowx.errors import EncodeError
+from pyflowx.wire.encoding import Templates
 
 _NO_TEMPLATE = 1 << 16  # added to an id that must never meet one of a Template
 
@@ -190,7 +191,7 @@ class Encoder:
     """Flows to datagrams of version 1, 5 or 7; ``decode(encode(flows)) == flows`` for the version's fields.
 
     ``observation_domain_id``: engine type and id in its two low octets (v5 only). ``boot_ns``: when
-    sysUptime was 0. A datagram holds at most 30 records in v5 and what fits in ``max_octets``.
+    sysUptime was 0. ``sampling``: the mode in two bits and the interval in 14 (v5 only). A datagram holds at most 30 records in v5 and what fits in ``max_octets``.
     """
 
     def __init__(
@@ -203,6 +204,7 @@ class Encoder:
         self.form = FORMATS[version]
         self.observation_domain_id = observation_domain_id
         self.boot_ns = boot_ns
+        self.sampling = 0
         self.sequence_number = 0
         fits = (max_octets - self.form.header.itemsize) // self.form.record_length
         self.max_records = min(fits, 30) if version == 5 else min(fits, 0xFFFF)
@@ -231,7 +233,7 @@ class Encoder:
             raise EncodeError(f"{per} records do not fit in a datagram; use 1 to {self.max_records}")
         return self._datagrams(self._records(flows), export_ns, per)
 
-    def encode_all(self, batches: Sequence[FlowBatch], export_ns: int, templates: bool = False) -> Datagrams:
+    def encode_all(self, batches: Sequence[FlowBatch], export_ns: int, templates: Templates = "none") -> Datagrams:
         """The rows of several batches, in order; there are no Templates. Errors as in :meth:`encode`."""
         records = [self._records(flows) for flows in batches]
         empty = np.zeros((0, self.form.record_length), np.uint8)
@@ -272,4 +274,5 @@ class Encoder:
             self.sequence_number = (self.sequence_number + int(count.sum())) & 0xFFFFFFFF
         if self.form.protocol is Protocol.NETFLOW_V5:
             header["engine_type"], header["engine_id"] = divmod(self.observation_domain_id, 256)
+            header["sampling"] = self.sampling
         return header.view(np.uint8).reshape(len(count), self.form.header.itemsize)

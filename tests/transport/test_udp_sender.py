@@ -93,6 +93,16 @@ def test_a_collector_that_starts_late_gets_every_datagram_from_then_on() -> None
         assert sender.counts[0].reports == 1
 
 
+def test_a_look_counts_the_report_before_the_next_datagram() -> None:
+    port = unused_port(socket.AF_INET, "127.0.0.1")
+    with UdpSender([("127.0.0.1", port)]) as sender:
+        sender.send(PacketBatch.of([b"nobody"]))
+        assert sender.counts[0].reports == 0
+        for _ in range(2):
+            sender.look()
+            assert sender.counts[0].reports == 1
+
+
 def test_a_dead_destination_does_not_harm_the_live_one() -> None:
     with UdpReceiver([("127.0.0.1", 0)]) as receiver:
         dead = ("127.0.0.1", unused_port(socket.AF_INET, "127.0.0.1"))

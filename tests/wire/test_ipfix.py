@@ -448,7 +448,7 @@ def test_batches_share_messages_with_the_templates_before_them() -> None:
     encoder = Encoder(max_octets=100)
     other = FlowBatch(PORT_FIELDS[:1], [np.arange(3, dtype=np.uint16)])
     options = FlowBatch(PORT_FIELDS, flows_of(2).columns, scope_count=1)
-    sent = encoder.encode_all([flows_of(25), other, flows_of(0), options, flows_of(45)], 5 * SECOND, templates=True)
+    sent = encoder.encode_all([flows_of(25), other, flows_of(0), options, flows_of(45)], 5 * SECOND, templates="all")
     assert max(len(each) for each in sent.tolist()) <= 100
     assert len(sent) == 2 + 1 + 2  # what is left over with three Templates, one and two Messages of 20 records
     decoded, problems = decode(*sent.tolist())
@@ -459,6 +459,20 @@ def test_batches_share_messages_with_the_templates_before_them() -> None:
     found = {(*batch.fields, batch.scope_count): sorted(batch.columns[0].tolist()) for batch in decoded.flows}
     assert found[(*PORT_FIELDS, 0)] == sorted([*range(25), *range(45)])
     assert found[(*PORT_FIELDS[:1], 0)] == [0, 1, 2] and found[(*PORT_FIELDS, 1)] == [0, 1]
+
+
+def test_only_new_templates_go_along() -> None:
+    encoder = Encoder()
+    known = {"none": 0, "new": 1, "all": 2}
+    encoder.encode_all([flows_of(1)], 0, "new")
+    other = FlowBatch(PORT_FIELDS[:1], [np.arange(3, dtype=np.uint16)])
+    for which, count in known.items():
+        decoded, _ = decode(*encoder.encode_all([flows_of(1), other], 0, which).tolist(), decoder=Decoder())
+        assert len(decoded.templates) == count
+    assert len(encoder.encode_all([], 0, "new")) == 0
+    encoder.register(PORT_FIELDS, 1)
+    encoder.withdraw(0)
+    assert len(encoder.encode_all([], 0, "new")) == 0
 
 
 def test_the_sequence_number_wraps() -> None:

@@ -171,6 +171,15 @@ def test_encoder_leaves_missing_fields_zero_and_counts_on() -> None:
     assert len(encoder.encode(flows.take(slice(0, 0)), EXPORT_NS)) == 0
 
 
+def test_the_encoder_says_how_packets_were_sampled() -> None:
+    encoder = netflow5.Encoder()
+    encoder.sampling = 1 << 14 | 100
+    flows = FlowBatch((default_registry().field("octetDeltaCount"),), [np.arange(2, dtype=np.uint64)])
+    decoded, _ = decode(*encoder.encode(flows, EXPORT_NS).tolist())
+    header = decoded.messages.header
+    assert (header["sampling_mode"].tolist(), header["sampling_interval"].tolist()) == ([1], [100])
+
+
 def test_batches_of_different_fields_share_datagrams() -> None:
     field = default_registry().field
     octets = FlowBatch((field("octetDeltaCount"),), [np.arange(20, dtype=np.uint64)])

@@ -193,7 +193,7 @@ def test_batches_share_packets() -> None:
     odd = FlowBatch(fields("protocolIdentifier", "sourceTransportPort"), [np.arange(9, dtype=np.uint8)] * 2)
     odd.columns[1] = np.arange(9, dtype=np.uint16)
     even = FlowBatch(odd.fields[::-1], [np.arange(20, 29, dtype=np.uint16), np.arange(20, 29, dtype=np.uint8)])
-    (packet,) = encoder.encode_all([odd, even], 1000 * SECOND, templates=True).tolist()
+    (packet,) = encoder.encode_all([odd, even], 1000 * SECOND, templates="all").tolist()
     decoded, problems = decode(packet)
     assert not problems and decoded.messages.header["count"].tolist() == [2 + 18]
     assert [batch.column("protocolIdentifier").tolist() for batch in decoded.flows] == [[*range(9)], [*range(20, 29)]]

@@ -123,7 +123,7 @@ def test_batches_that_share_messages_lose_no_record(protocol: str, data: st.Data
     codec = {"ipfix": ipfix, "netflow9": netflow9}[protocol]
     batches = data.draw(st.lists(flow_batches(protocol), max_size=4))
     encoder = codec.Encoder(max_octets=data.draw(st.sampled_from([9000, 65535])))
-    sent = encoder.encode_all(batches, 10**9, templates=True)
+    sent = encoder.encode_all(batches, 10**9, templates="all")
     assert not len(sent) or sent.length.max() <= encoder.max_octets
     decoded, problems = new_decoder().decode(PacketBatch.of(sent.tolist()), 0)
     assert not problems.tolist()
