@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The Metering Process at XDP: frames as the driver receives them. Passes every frame on. */
+/*
+ * The Metering Process at XDP: frames as the driver receives them. Passes every frame on. A VLAN
+ * tag that the hardware takes out of the frame (ethtool: rx-vlan-offload) is not seen here.
+ */
 #include "meter.h"
 
 /*

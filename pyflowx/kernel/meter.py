@@ -159,11 +159,11 @@ class Meter:
         self._flows.update(_FIRST, struct.pack("=I", ready.fd))
         self._generations.reverse()
         keys, values = quiet.drain(KEY_DTYPE, VALUE_DTYPE)
-        if self._catch_all:
-            used = values["packets"] > 0
-            if not used.all():
-                keys, values = keys[used], values[used]
-        return keys, values
+        count = len(keys)
+        for hole in np.flatnonzero(values["packets"] == 0)[::-1].tolist():  # catch-all flows that caught nothing
+            count -= 1
+            keys[hole], values[hole] = keys[count], values[count]
+        return keys[:count], values[:count]
 
     def statistics(self, direction: str | None = None) -> dict[str, tuple[int, int]]:
         """(packets, layer 2 octets) since the start by :class:`~pyflowx.kernel.layout.Statistic` in lower
