@@ -191,7 +191,8 @@ class Encoder:
     """Flows to datagrams of version 1, 5 or 7; ``decode(encode(flows)) == flows`` for the version's fields.
 
     ``observation_domain_id``: engine type and id in its two low octets (v5 only). ``boot_ns``: when
-    sysUptime was 0. ``sampling``: the mode in two bits and the interval in 14 (v5 only). A datagram holds at most 30 records in v5 and what fits in ``max_octets``.
+    sysUptime was 0. ``sampling``: the mode in two bits and the interval in 14 (v5 only). A datagram holds
+    at most 30 records in v5 and what fits in ``max_octets``.
     """
 
     def __init__(
