@@ -14,7 +14,7 @@ import click
 from pyflowx import __version__
 from pyflowx.cli.config import config_option
 from pyflowx.cli.log import LOG, log_options
-from pyflowx.errors import ConfigError
+from pyflowx.errors import ConfigError, SinkError
 
 if TYPE_CHECKING:
     from pyflowx.collecting import Collector
@@ -166,9 +166,12 @@ def _on_hangup(collector: Collector, view: CollectorView) -> None:
 
     def again() -> None:
         LOG.info("SIGHUP: opening files anew, loading tables again")
-        reopen = getattr(view.sink, "reopen", None)
+        reopen = getattr(view.sink, "reopen", None)  # what is not a file that lives long has none
         if reopen is not None:
-            reopen()
+            try:
+                reopen()
+            except SinkError as error:
+                LOG.warning(str(error))
         for table in view.tables:
             table.reload()
 

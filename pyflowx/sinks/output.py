@@ -32,6 +32,23 @@ class Output(Generic[AnyBatch]):
         if self._is_live:
             self._put(self._encoder.flush())
 
+    def reopen(self) -> None:
+        """Complete the file and go on in a new one, or in the same if nobody has moved it. SinkError where that
+        is not possible; a file that lines are appended to is then written on."""
+        if not self._target.is_file:
+            return
+        if isinstance(self._target, HiddenFile):
+            self.close()
+            self._target = self._target.again()
+        else:
+            new = self._target.again()
+            try:
+                self.close()
+            finally:
+                self._target = new
+        if self._target.is_empty:
+            self._put(self._encoder.begin())
+
     def close(self) -> None:
         """Also after an error: whatever can be written still is, so that what is there can be read."""
         problem: SinkError | None = None

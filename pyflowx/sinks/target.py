@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,6 +53,7 @@ class Target:
         self.path = path
         self.octets = 0
         self.is_stdout = path == STDOUT
+        self._lines = lines
         try:
             self._fd = os.dup(1) if self.is_stdout else self._open()
             status = os.fstat(self._fd)
@@ -67,6 +69,15 @@ class Target:
 
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a regular file that we opened."""
+        return self._is_file and not self.is_stdout
+
+    def again(self) -> Target:
+        """The same path opened anew: somebody may have moved the file away."""
+        return Target(self.path, lines=self._lines)
 
     def write(self, data: Data) -> None:
         """Write all of it; SinkError where that is not possible, with the file as it was before."""
@@ -86,6 +97,7 @@ class Target:
         self.octets += done
 
     def _error(self, error: OSError, kept: str) -> SinkError:
+        """What to say of a write that failed."""
         name = "standard output" if self.is_stdout else self.path
         return SinkError(
             f"{name}: {error.strerror}; {self.octets} octets of this run are {kept}; "
@@ -142,6 +154,12 @@ class HiddenFile(Target):
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
 
+    def _error(self, error: OSError, kept: str) -> SinkError:
+        return SinkError(f"{self.final}: {error.strerror}; {self.octets} octets before are {kept}")
+
+    def again(self) -> HiddenFile:
+        return HiddenFile(str(self.final))
+
     @property
     def is_there(self) -> bool:
         """Whether it still has a name: somebody may have removed it, or its folder."""
@@ -182,10 +200,10 @@ class HiddenFile(Target):
             ) from error
 
 
-def free_name(path: Path) -> Path:
-    """The path, or with the first number behind its stem with which it is not taken."""
+def free_name(path: Path, taken: Collection[Path] = ()) -> Path:
+    """The path, or with the first number behind its stem with which neither a file nor one of ``taken`` has it."""
     found, number = path, 0
-    while os.path.lexists(found):
+    while found in taken or os.path.lexists(found):
         number += 1
         stem, dot, suffix = path.name.partition(".")
         found = path.with_name(f"{stem}-{number}{dot}{suffix}")
