@@ -101,7 +101,8 @@ def _checked(where: str, ctx: click.Context, option: click.Option, spelled: str,
     if option.is_flag:
         if not isinstance(value, bool):
             raise ConfigError(f"{where} = {value!r}: expected true or false")
-        return value != (f"--{spelled}" in option.secondary_opts)
+        is_opposite = f"--{spelled}" in option.secondary_opts
+        return bool(option.flag_value) == (value != is_opposite)
     if option.multiple and not isinstance(value, list):
         value = [value]
     values = value if option.multiple else [value]
