@@ -38,7 +38,7 @@ class HeaderProtocol(enum.IntEnum):
     POS = 14
 
 
-_KINDS = {
+_KINDS: dict[int, int] = {
     HeaderProtocol.IP: IP,
     HeaderProtocol.ETHERNET: ETHERNET,
     HeaderProtocol.PPP: PPP,
@@ -74,9 +74,14 @@ def dissect(section: Octets, protocol: int | I64, tunnels: bool = True) -> Heade
     out = Headers.empty(n)
     if not n:
         return out
-    kind = np.full(n, NOTHING, np.int64)
-    for number, what in _KINDS.items():
-        kind[np.broadcast_to(protocol == number, n)] = what
+    if isinstance(protocol, np.ndarray) and (protocol == protocol[0]).all():
+        protocol = int(protocol[0])
+    if isinstance(protocol, np.ndarray):
+        kind = np.full(n, NOTHING, np.int64)
+        for number, what in _KINDS.items():
+            kind[protocol == number] = what
+    else:
+        kind = np.full(n, _KINDS.get(protocol, NOTHING), np.int64)
     ends = section.starts + section.lengths
     cursor = Cursor(_padded(section), section.starts.copy(), ends, kind)
     _level(cursor, out, out)

@@ -40,7 +40,8 @@ def ipv4(cursor: Cursor, rows: Any, out: Headers) -> None:
     # The datagram may end before the frame (padding); a length of 0 is a segment yet to be cut by the adapter.
     whole = good & (have >= 20)
     short = whole & (length > 0) & (length < have)
-    cursor.end[rows] = np.where(short, cursor.at[rows] + length, cursor.end[rows])
+    if short.any():
+        cursor.end[rows] = np.where(short, cursor.at[rows] + length, cursor.end[rows])
     cursor.move(rows, words * 4, np.where(whole, 0, NOTHING))
 
 
@@ -107,11 +108,11 @@ def _extensions(cursor: Cursor, rows: I64, out: Headers) -> None:
 _PORTS = ((Has.SOURCE_PORT, 2), (Has.DESTINATION_PORT, 4))
 _ICMP = ((Has.ICMP_TYPE, 1), (Has.ICMP_CODE, 2))
 _TRANSPORTS = ((), (*_PORTS, (Has.TCP_FLAGS, 14)), _PORTS, _ICMP, ((Has.IGMP_TYPE, 1),))
-_TRANSPORT_BITS = np.zeros((len(_TRANSPORTS), 15), np.int64)  # class, octets that are there -> bits
+_TRANSPORT_BITS = np.zeros((len(_TRANSPORTS), 15), np.int64)  # class, octets that are there (up to 14) -> bits
 for _row, _ends in zip(_TRANSPORT_BITS[1:], _TRANSPORTS[1:], strict=True):
     _table = bits(*_ends)
     _row[:] = _table[np.minimum(np.arange(15), len(_table) - 1)]
-_CLASS = np.zeros((2, 256), np.int64)  # IPv6?, protocol -> class
+_CLASS = np.zeros((2, 256), np.int64)  # is it IPv6, protocol -> class
 _CLASS[:, 6] = 1
 _CLASS[:, [17, 33, 132, 136]] = 2
 _CLASS[0, 1] = _CLASS[1, 58] = 3
@@ -122,9 +123,9 @@ def transport(cursor: Cursor, rows: Any, out: Headers) -> None:
     """Ports, flags, types of rows that stand behind their IP header; not those of later fragments."""
     window = cursor.windows(rows, 14)
     valid = out.valid[rows]
-    which = _CLASS[((valid & Has.IPV6) != 0).astype(np.int64), out.protocol[rows]]
+    which = _CLASS.take(out.protocol[rows] + ((valid & Has.IPV6) != 0) * np.int64(256))
     which *= out.fragment_offset[rows] == 0
-    out.valid[rows] |= _TRANSPORT_BITS[which, np.minimum(cursor.have(rows), 14)]
+    out.valid[rows] = valid | _TRANSPORT_BITS.take(which * 15 + np.minimum(cursor.have(rows), 14))
     out.source_port[rows] = u16(window, 0)
     out.destination_port[rows] = u16(window, 2)
     out.tcp_flags[rows] = u16(window, 12) & 0xFFF

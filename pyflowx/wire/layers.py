@@ -152,8 +152,13 @@ def bits(*ends: tuple[Has, int]) -> I64:
     return table
 
 
-def look(table: I64, have: I64) -> I64:
-    bits: I64 = table[np.clip(have, 0, len(table) - 1)]
+def look(table: I64, have: I64) -> I64 | np.int64:
+    """One entry a row, or one for all where all have the whole header."""
+    last = len(table) - 1
+    if (have >= last).all():
+        whole: np.int64 = table[last]
+        return whole
+    bits: I64 = table[np.clip(have, 0, last)]
     return bits
 
 
@@ -175,7 +180,7 @@ def _ethernet(cursor: Cursor, rows: Any, frame: Headers | None) -> None:
         frame.source_mac[rows] = window[:, 6:14].view(">u8")[:, 0] >> 16
         frame.ethernet_type[rows] = etype & 0xFFFF
         bits = look(_ETHERNET_BITS, have)
-        frame.valid[rows] = np.where(etype == NOTHING, bits & ~Has.ETHERNET_TYPE, bits)
+        frame.valid[rows] = bits if plain.all() else np.where(etype == NOTHING, bits & ~Has.ETHERNET_TYPE, bits)
     cursor.move(rows, octets, etype)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 
 from pyflowx.batch import I32, I64, U8, V4_MAPPED, PacketBatch
 from pyflowx.decoded import Decoded, Messages, OpaqueSet, Problems, Protocol, Reason
+from pyflowx.wire.layers import select
 from pyflowx.wire.records import gather
 from pyflowx.wire.sflow_encode import Encoder
 from pyflowx.wire.sflow_records import read_counters, read_flows
@@ -79,9 +80,9 @@ def decode(
         return decoded
     records = walk(octets, samples.begin, samples.end, samples.records)
     _check(octets, samples, records, start, decoded, problems)
-    counters = samples.is_counters
-    torn = [*read_flows(octets, samples, records, ~counters[records.owner], decoded.flows, tunnels)]
-    torn += [*read_counters(octets, samples, records, counters[records.owner], decoded.flows)]
+    counters = samples.is_counters[records.owner]
+    torn = [*read_flows(octets, samples, records, ~counters, decoded.flows, tunnels)]
+    torn += [*read_counters(octets, samples, records, counters, decoded.flows)]
     for index in torn:
         owner = samples.message[records.owner[index]]
         problems.add(messages.packet[owner], records.at[index] - 8 - start[owner], Reason.BAD_SAMPLE)
@@ -96,11 +97,13 @@ def _messages(packets: PacketBatch, rows: I32, grid: _Grid, problems: Problems) 
     problems.add(rows[~good], (grid.end - grid.start)[~good], Reason.TRUNCATED_HEADER)
     kept = np.flatnonzero(good)
     rows, kind, start, body = rows[kept], kind[kept], grid.start[kept], (grid.start + size)[kept]
-    agent = packets.exporter[rows].copy()
+    exporter = packets.exporter.take(rows, axis=0)
+    agent = exporter.copy()
     cells = gather(grid.octets, start + 8, 16)
-    agent[kind == 2] = cells[kind == 2]
-    agent[kind == 1, :12] = np.frombuffer(V4_MAPPED, np.uint8)
-    agent[kind == 1, 12:] = cells[kind == 1, :4]
+    four, six = select(kind == 1), np.flatnonzero(kind == 2)
+    agent[six] = cells[six]
+    agent[four, :12] = np.frombuffer(V4_MAPPED, np.uint8)
+    agent[four, 12:] = cells[four, :4]
     rest = gather(grid.octets, body - 16, 16).view(">u4").astype(np.uint32)
     received = packets.received_ns[rows]
     header = {
@@ -111,7 +114,7 @@ def _messages(packets: PacketBatch, rows: I32, grid: _Grid, problems: Problems) 
     }
     messages = Messages(
         packet=rows.astype(np.int32),
-        exporter=packets.exporter[rows],
+        exporter=exporter,
         port=packets.port[rows],
         received_ns=received,
         header=header,
@@ -146,7 +149,8 @@ def _check(octets: U8, samples: Samples, records: Entries, start: I64, decoded: 
     packet = decoded.messages.packet[samples.message]
     short = (records.missing > 0) & samples.whole
     problems.add(packet[short], samples.offset[short], Reason.BAD_SAMPLE)
-    cut = ~records.whole & samples.whole[records.owner]
+    cut = np.flatnonzero(~records.whole)
+    cut = cut[samples.whole[records.owner[cut]]]
     owner = records.owner[cut]
     problems.add(packet[owner], records.at[cut] - 8 - start[samples.message[owner]], Reason.BAD_SAMPLE)
     left = np.flatnonzero(records.stop < samples.end)

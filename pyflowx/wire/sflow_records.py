@@ -37,7 +37,7 @@ from pyflowx.wire.sflow_xdr import Entries, Pair, read, variants, walk
 Mask = npt.NDArray[np.bool_]
 
 SAMPLED_HEADER, SAMPLED_IPV4, SAMPLED_IPV6, HOST_ADAPTERS = 1, 3, 4, 2001
-_MOST = 4095  # formats from here on are looked for one by one
+_FEW = 8  # formats that are looked for one by one, which is faster than sorting
 
 # Bits of a sample's mask: those of its header (Has), then what its head holds, then its records.
 _FLOW, _DISCARDED, _INPUT, _INPUT_OTHER, _OUTPUT, _OUTPUT_OTHER = (1 << BITS + n for n in range(6))
@@ -71,16 +71,18 @@ class _Part(NamedTuple):
 
 
 def _present(formats: I64) -> list[int]:
-    """The distinct formats, ascending; cheap for the usual small ones."""
-    counted = np.bincount(np.minimum(formats, _MOST), minlength=_MOST + 1)
-    small = np.flatnonzero(counted[:_MOST]).tolist()
-    large = np.unique(formats[formats >= _MOST]).tolist() if counted[_MOST] else []
-    return [*small, *large]
+    """The distinct formats, ascending."""
+    found: list[int] = []
+    while len(formats) and len(found) < _FEW:
+        found.append(int(formats[0]))
+        formats = formats[formats != found[-1]]
+    return sorted({*found, *np.unique(formats).tolist()})
 
 
 def _first(owner: I64) -> Mask:
     """Whether an entry is the first of its owner."""
-    mask: Mask = np.diff(owner, prepend=-1) != 0
+    mask: Mask = np.ones(len(owner), bool)
+    np.not_equal(owner[1:], owner[:-1], out=mask[1:])
     return mask
 
 
@@ -97,7 +99,7 @@ def _read(
     """The wanted records by format: (their indices, what they hold), then the indices of those that do not parse.
     These, records without a structure and octets behind a structure go to ``flows`` as octets."""
     table = structures(data)
-    for format in _present(records.word[wanted]):
+    for format in _present(records.word if wanted.all() else records.word[wanted]):
         index = np.flatnonzero(wanted & (records.word == format))
         if format in ((SAMPLED_HEADER,) if data == "flow" else (HOST_ADAPTERS,)):
             continue
@@ -187,7 +189,8 @@ def _headers(
     content = Octets(octets, records.at[index] + 16, np.minimum(head[:, 3].astype(np.int64), room))
     numbers: list[Column] = [head[:, word].astype(np.uint32) for word in range(3)]
     is_ip = (protocol == HeaderProtocol.IPV4) | (protocol == HeaderProtocol.IPV6)
-    rows, first = records.owner[index], _first(records.owner[index])
+    rows = records.owner[index]
+    first = _first(rows)
     names = ("header_protocol", ":dataLinkFrameSize", "stripped")
     for name, mask in ((":dataLinkFrameSection", ~is_ip), (":ipHeaderPacketSection", is_ip)):
         section = default_registry().field(name[1:], VARIABLE_LENGTH)
@@ -212,7 +215,7 @@ def _rows(
     """One FlowBatch for the samples with the same mask."""
     n = len(mask)
     for bit, part in enumerate(parts, _FIRST_PART):
-        mask[part.rows] |= np.int64(1 << bit)
+        mask[part.rows if len(part.rows) < n else slice(None)] |= np.int64(1 << bit)
     places = [_places(part.rows, n) for part in parts]
     header_places = _places(header_rows, n)
     kept = np.zeros(n, np.int64)
@@ -237,8 +240,9 @@ def _rows(
                 columns += [take(column, where) for column in part.columns]
         message, offset = samples.message[rows], samples.offset[rows]
         yield FlowBatch(tuple(fields), columns, message, offset, np.zeros(len(message), np.uint16))
-    for bit, part in enumerate(parts, _FIRST_PART):
-        lost = np.flatnonzero((mask[part.rows] & ~kept[part.rows]) >> bit & 1)
+    dropped = mask & ~kept
+    for bit, part in enumerate(parts if dropped.any() else (), _FIRST_PART):
+        lost = np.flatnonzero(dropped[part.rows] >> bit & 1)
         if len(lost):
             extra.append(_beside(samples, part, lost))
 
@@ -260,7 +264,9 @@ def read_counters(
     octets: U8, samples: Samples, records: Entries, wanted: Mask, flows: list[FlowBatch]
 ) -> Iterator[I64]:
     """Appends the counter samples to ``flows``; yields the indices of records that do not parse."""
-    bare = samples.is_counters.copy()
+    bare = samples.is_counters
+    if not bare.any():
+        return
     bare[records.owner[wanted]] = False
     if bare.any():
         flows.append(about(samples, np.flatnonzero(bare), (), []))

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pyflowx.batch import I32, I64, U8, Column, FlowBatch
 from pyflowx.elements import FieldSpecifier
-from pyflowx.wire.layers import U32
+from pyflowx.wire.layers import U32, select
 from pyflowx.wire.records import gather
 from pyflowx.wire.sflow_structures import own
 from pyflowx.wire.sflow_xdr import Entries
@@ -55,10 +55,10 @@ class Samples(NamedTuple):
 
 def read_samples(octets: U8, entries: Entries, offset: I64, known: npt.NDArray[np.bool_]) -> Samples:
     """The ``known`` entries: those with the whole head of a format we know. ``offset``: of each in its datagram."""
-    rows = np.flatnonzero(known)
+    rows = select(known)
     number, at = entries.word[rows], entries.at[rows]
-    words = np.zeros((_LINES, len(rows)), np.uint32)
-    count, begin = np.zeros(len(rows), np.int64), at.copy()
+    words = np.zeros((_LINES, len(at)), np.uint32)
+    count, begin = np.zeros(len(at), np.int64), at.copy()
     for format, lines in _WORDS.items():
         mask = number == format
         if not mask.any():

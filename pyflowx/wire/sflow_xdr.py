@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from pyflowx.batch import I64, U8, Array, Column, Octets, take
 from pyflowx.elements import FieldSpecifier, default_registry
+from pyflowx.wire.layers import select
 from pyflowx.wire.records import FEW, gather
 from pyflowx.wire.sflow_structures import KINDS, Field, Structure
 
 SPARE = 256  # more than the longest run of fixed fields
+_LOW, _HIGH = np.uint64(0xFFFFFFFF), np.uint64(32)  # of a head's two words
 _PATH_SET = 1  # as_path_segment_type
 
 
@@ -34,49 +36,59 @@ class Entries(NamedTuple):
     missing: I64
 
 
-def _alone(octets: U8, cursor: int, end: int, left: int, unit: int) -> tuple[list[int], int, int]:
-    """The entries of one owner: their cursors, where they stop, how many are missing."""
-    found = []
-    view = octets.data
-    while left and cursor + 8 <= end:
-        found.append(cursor)
-        size = int.from_bytes(view[cursor + 4 : cursor + 8], "big") * unit
-        left -= 1
-        if size > end - cursor - 8:
-            return found, end, left
-        cursor = min(cursor + 8 + (size + 3 & ~3), end)
-    return found, cursor, left
-
-
 def walk(octets: U8, start: I64, end: I64, count: I64, unit: int = 1) -> Entries:
     """Heads of two words (a format, a length in ``unit`` octets) and their bodies, at most ``count`` in each span
     ``start:end``; the spans stand in the order of the buffer. Lockstep over all; the last few are walked alone."""
-    cursor, left = start.copy(), count.copy()
-    active = np.flatnonzero((left > 0) & (cursor + 8 <= end))
-    owners, places = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    while len(active) > FEW:
-        at = cursor[active]
-        owners.append(active)
-        places.append(at)
-        size = gather(octets, at + 4, 4).view(">u4")[:, 0].astype(np.int64) * unit
-        room = end[active] - at - 8
-        cursor[active] = np.where(size <= room, np.minimum(at + 8 + (size + 3 & ~3), end[active]), end[active])
-        left[active] -= 1
-        active = active[(size <= room) & (left[active] > 0) & (cursor[active] + 8 <= end[active])]
-    for lone in active.tolist():
-        found, stop, missing = _alone(octets, int(cursor[lone]), int(end[lone]), int(left[lone]), unit)
-        owners.append(np.full(len(found), lone))
-        places.append(np.array(found, np.int64))
-        cursor[lone], left[lone] = stop, missing
-    owner, place = np.concatenate(owners), np.concatenate(places)
-    order = np.argsort(place, kind="stable")
-    owner, place = owner[order], place[order]
-    head = gather(octets, place, 8).view(">u4").astype(np.int64)
-    room = end[owner] - place - 8
-    size = head[:, 1] * unit
-    return Entries(
-        owner, head[:, 0], head[:, 1], place + 8, np.minimum(size, room), size <= room, cursor, np.maximum(left, 0)
-    )
+    most = np.minimum(count, np.maximum(end - start, 0) >> 3)  # an entry has 8 octets at least
+    after = np.cumsum(most)
+    first = after - most
+    place = np.full(int(after[-1]) if len(after) else 0, -1)
+    heads = np.zeros(len(place), np.uint64)
+    view: Array = np.ndarray((max(len(octets) - 7, 0),), np.uint64, octets, 0, (1,))
+    cursor = start.copy()
+    rows: Any = select(most > 0)
+    step = 0
+    while len(cursor[rows]) > FEW:
+        at, limit, slot = cursor[rows], end[rows], first[rows] + step
+        head = view[at].byteswap()
+        place[slot], heads[slot] = at, head
+        size = (head & _LOW).view(np.int64) * unit
+        cursor[rows] = np.minimum(at + 8 + (size + 3 & ~3), limit)
+        step += 1
+        active = (most[rows] > step) & (cursor[rows] + 8 <= limit)
+        if not active.all():
+            rows = (np.arange(len(start)) if isinstance(rows, slice) else rows)[active]
+    for lone in np.arange(len(start))[rows].tolist():
+        cursor[lone] = _alone(octets, int(cursor[lone]), int(end[lone]), unit, place[first[lone] + step : after[lone]])
+        slots = np.arange(first[lone] + step, after[lone])[place[first[lone] + step : after[lone]] >= 0]
+        heads[slots] = view[place[slots]].byteswap()
+    return _entries(place, heads, end, most, count, cursor, unit)
+
+
+def _alone(octets: U8, cursor: int, end: int, unit: int, place: I64) -> int:
+    """Fills in where the entries of one owner are; returns where they stop."""
+    view = octets.data
+    for slot in range(len(place)):
+        if cursor + 8 > end:
+            break
+        place[slot] = cursor
+        size = int.from_bytes(view[cursor + 4 : cursor + 8], "big") * unit
+        cursor = min(cursor + 8 + (size + 3 & ~3), end)
+    return cursor
+
+
+def _entries(place: I64, heads: Array, end: I64, most: I64, count: I64, stop: I64, unit: int) -> Entries:
+    owner = np.repeat(np.arange(len(end)), most)
+    found = most
+    there = place >= 0
+    if not there.all():
+        owner, place, heads = owner[there], place[there], heads[there]
+        found = np.bincount(owner, minlength=len(end))
+    at = place + 8
+    room, units = end[owner] - at, (heads & _LOW).view(np.int64)
+    size = units * unit if unit > 1 else units
+    word = (heads >> _HIGH).view(np.int64)
+    return Entries(owner, word, units, at, np.minimum(size, room), size <= room, stop, np.maximum(count - found, 0))
 
 
 class Address(NamedTuple):

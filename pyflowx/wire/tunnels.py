@@ -103,9 +103,11 @@ _TUNNEL_PORT[list(_UDP_TUNNELS)] = True
 
 def enter(cursor: Cursor, out: Headers) -> tuple[I64, Cursor] | None:
     """The rows that carry a packet in their packet, and a cursor for just these."""
-    maybe = _CARRIES[out.protocol] & (cursor.kind == 0) & (out.fragment_offset == 0)
-    maybe &= (out.protocol != 17) | (_TUNNEL_PORT[out.destination_port] & (out.valid & Has.DESTINATION_PORT != 0))
-    rows = np.flatnonzero(maybe)
+    rows = np.flatnonzero(_CARRIES[out.protocol])
+    if len(rows):
+        maybe = (cursor.kind[rows] == 0) & (out.fragment_offset[rows] == 0)
+        to_tunnel = _TUNNEL_PORT[out.destination_port[rows]] & (out.valid[rows] & Has.DESTINATION_PORT != 0)
+        rows = rows[maybe & ((out.protocol[rows] != 17) | to_tunnel)]
     if not len(rows):
         return None
     inner = Cursor(cursor.buffer, cursor.at[rows], cursor.end[rows], np.full(len(rows), NOTHING))

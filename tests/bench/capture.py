@@ -110,7 +110,7 @@ def collect(path: Path) -> None:
 def main(packets: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, empty = Path(folder) / "a.pcap", Path(folder) / "b.pcap"
-        for protocol in PROTOCOLS:
+        for protocol in sys.argv[2:] or PROTOCOLS:
             flows = make(path, protocol, packets)
             make(empty, protocol, 1)
             reading = least(lambda: read(path), resource.RUSAGE_SELF) / packets * 1e6
