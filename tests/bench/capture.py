@@ -1,4 +1,4 @@
-"""Cost of capture files: ``python tests/bench/capture.py [PACKETS]`` (default 200,000).
+"""Cost of capture files: ``python tests/bench/capture.py [PACKETS [PROTOCOL ...]]`` (default 200,000, all).
 
 For each protocol a capture of full datagrams of random flows is made (sFlow: samples of 128 octets of header), then
 measured: reading alone (microseconds of CPU a packet; the bar is 1), and all of ``pyflowx collect --pcap FILE -f common
