@@ -4,7 +4,7 @@
 length 8, with four fields of variable length 1.5, sFlow with dissected headers 1.5. ``flows``: the same with the
 step to the common schema, and from the file or socket on. ``command``: CPU seconds per million flows of ``pyflowx
 collect -f common -s discard`` on a capture file, its start left out. Bars: IPFIX and NetFlow v9 0.20, v5 0.12,
-sFlow 0.40. Last: what rates that exporters told cost, for 1 and for 10,000 exporters. Of several rounds the best counts.
+sFlow 0.40. Last: what rates that exporters told cost, for 1 and for 10,000 exporters. The best of some rounds counts.
 """
 
 from __future__ import annotations
