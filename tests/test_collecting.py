@@ -21,7 +21,7 @@ import pytest
 
 from pyflowx import collecting
 from pyflowx.batch import V4_MAPPED, PacketBatch
-from pyflowx.cli import collect
+from pyflowx.cli import inputs
 from pyflowx.collecting import Collector, consume_common
 from pyflowx.common import CommonBatch, CommonColumn
 from pyflowx.counters import Counters
@@ -426,10 +426,10 @@ def test_a_small_receive_buffer_is_said_with_the_sysctl(
 ) -> None:
     monkeypatch.setattr(udp, "_set_buffer", lambda sock, octets: 212_992)  # what an unprivileged user is granted
     wake_fd = os.eventfd(0)
-    with collect.listen("127.0.0.1", 0, collect.RECV_BUFFER, wake_fd):
+    with inputs.listen([("127.0.0.1", 0)], inputs.RECV_BUFFER, wake_fd):
         said = capsys.readouterr().err
     os.close(wake_fd)
-    assert f"sysctl -w net.core.rmem_max={collect.RECV_BUFFER}" in said
+    assert f"sysctl -w net.core.rmem_max={inputs.RECV_BUFFER}" in said
 
 
 def test_captures_are_read_one_after_the_other(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ VERBS = {
     "elements": "Look up Information Elements.",
     "export": "Meter an interface in the kernel; send IPFIX.",
     "generate": "Send made-up flows to load a collector.",
+    "schema": "Print the columns of flows, or their protobuf schema.",
 }
 
 EPILOG = """
@@ -66,5 +67,7 @@ def main() -> None:
     try:
         group.main(prog_name="pyflowx", standalone_mode=True)
     except PyflowxError as error:
-        print(f"pyflowx: {error}", file=sys.stderr)
+        from pyflowx.cli.log import LOG
+
+        LOG.error(str(error))
         sys.exit(error.exit_code)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyflowx.cli import enriching
 from pyflowx.cli.decoding import Decoding, decoding_options
+from pyflowx.cli.inputs import Inputs, input_options, open_receiver, read_captures
 from pyflowx.cli.log import LOG
 from pyflowx.cli.operating import Operation, collecting, operation_options
 from pyflowx.cli.outputs import Outputs, make_sink, output_options
 
 if TYPE_CHECKING:
-    from pyflowx.collecting import Collector
+    from pyflowx.collecting import Collector, Source
     from pyflowx.conversion import Conversion
     from pyflowx.enrich.table import Enrichment
     from pyflowx.sinks import Sink
     from pyflowx.transport.udp import UdpReceiver
 
-DEFAULT_PORT = 9995
 _KEPT_OCTETS = 256 << 20
 _LARGEST_COLUMN = 32 << 20  # the most that glibc takes for M_MMAP_THRESHOLD
-RECV_BUFFER = 8 << 20  # holds half a second of 10,000 datagrams of 1400 octets a second
 
 EPILOG = """
 \b
@@ -39,22 +38,14 @@ Examples:
   pyflowx collect --ie-mapping ours.csv --template-file templates.json --template-timeout 30m
   pyflowx collect --pcap export.pcap -f common     out of a capture file
   pyflowx collect --pcap export.pcap -f common -s parquet -o flows.parquet
+  pyflowx collect -f common -s parquet -o /srv/flows --interval 5m --hive --expire 30d
+  pyflowx collect -I netflow://0.0.0.0:2055 -I sflow://0.0.0.0:6343 -f common
   pyflowx collect -p 9995 -f common -s discard     count only
 """
 
 
 @click.command(short_help="Receive NetFlow, IPFIX and sFlow; write flows.", epilog=EPILOG)
-@click.option("-H", "--host", default="0.0.0.0", show_default=True, help="Address to listen on; :: is IPv6 and IPv4.")  # noqa: S104 # a collector listens
-@click.option("-p", "--port", type=click.IntRange(0, 65535), help="UDP port to listen on, 9995 if not given; 0: any.")
-@click.option(
-    "-t",
-    "--type",
-    "kind",
-    type=click.Choice(["auto", "netflow", "sflow"]),
-    default="auto",
-    show_default=True,
-    help="What to accept; netflow is v1, v5, v7, v9 and IPFIX.",
-)
+@input_options
 @click.option(
     "-f",
     "--format",
@@ -65,21 +56,8 @@ Examples:
     help="raw: export messages with all they hold; common: flows with the same columns for every protocol.",
 )
 @output_options
-@click.option(
-    "--recv-buffer",
-    type=click.IntRange(1024),
-    default=RECV_BUFFER,
-    show_default=True,
-    help="Octets that the kernel may queue for us.",
-)
 @click.option("--enrich", multiple=True, metavar="type=...", help=enriching.HELP)
 @decoding_options
-@click.option(
-    "--pcap",
-    multiple=True,
-    metavar="FILE",
-    help="Read capture files instead of the network, - is stdin; -p narrows to a UDP port.",
-)
 @operation_options
 def command(**options: Any) -> None:
     """Receive NetFlow v5, v9, IPFIX and sFlow v5 on one UDP port and write what they say.
@@ -90,7 +68,8 @@ def command(**options: Any) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     keep_memory()
     decoding = Decoding(options, options["form"])
-    run(decoding=decoding, operation=Operation.take(options), outputs=Outputs.take(options), **options)
+    taken = Inputs.take(options), Outputs.take(options), Operation.take(options)
+    run(decoding, *taken, **options)
 
 
 def keep_memory() -> None:
@@ -108,67 +87,55 @@ def keep_memory() -> None:
 
 
 def run(
-    *,
     decoding: Decoding,
-    operation: Operation,
+    inputs: Inputs,
     outputs: Outputs,
-    host: str,
-    port: int | None,
-    kind: str,
+    operation: Operation,
+    *,
     form: str,
-    recv_buffer: int,
     enrich: tuple[str, ...],
-    pcap: tuple[str, ...],
 ) -> None:
     """The command with its options as arguments."""
     from pyflowx.collecting import Collector, consume_common
     from pyflowx.collectview import CollectorView
     from pyflowx.recent import RecentFlows, Tap
 
-    with enriching.tables_of(enrich, form, say) as tables:
+    with ExitStack() as stack:
+        tables = stack.enter_context(enriching.tables_of(enrich, form, say))
         enrichments = [table.enrichment for table in tables]
         conversion = decoding.conversion([output for enrichment in enrichments for output in enrichment.spec.outputs])
-        decoder = decoding.decoder(accepted(kind))
+        decoder = decoding.decoder(inputs.protocols)
         sink = make_sink(outputs, form, types_of_added(enrichments, conversion))
         seen = RecentFlows()
         consume = consume_common(Tap(sink, seen), conversion, enrichments) if form == "common" else sink.write
-        collector = Collector(decoder, sink, consume)
+        collector = stack.enter_context(closing(Collector(decoder, sink, consume)))
         view = CollectorView(collector.counters, decoder.templates, sink, tables=tables, log=LOG.lines, flows=seen)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: on_signal(collector))
-        with closing(collector), decoding.templates_kept(collector, decoder, say):
-            if pcap:
-                with collecting(operation.on_request(), collector, view, port or 0, form):
-                    read_captures(collector, sink, pcap, port, outputs.uses_stdout)
-                return
-            with listen(host, DEFAULT_PORT if port is None else port, recv_buffer, collector.wake_fd) as receiver:
-                view.receivers = [receiver]
-                try:
-                    with collecting(operation, collector, view, receiver.addresses[0][1], form):
-                        collector.run(receiver)
-                finally:
-                    finish(collector, sink, receiver.dropped)
+        stack.enter_context(decoding.templates_kept(collector, decoder, say))
+        receiver = open_receiver(stack, inputs, collector.wake_fd)
+        view.receivers = [receiver] if receiver else []
+        port = receiver.addresses[0][1] if receiver else inputs.capture_port or 0
+        try:
+            with collecting(operation if receiver else operation.on_request(), collector, view, port, form):
+                work(collector, inputs, outputs, receiver)
+        finally:
+            finish(collector, sink, receiver.dropped if receiver else 0)
 
 
-def read_captures(
-    collector: Collector, sink: Sink[Any], paths: tuple[str, ...], port: int | None, stdout_is_used: bool
-) -> None:
-    """One after the other, each to its end or to what is wrong with it."""
-    from pyflowx.cli.progress import Progress
-    from pyflowx.transport.capture import CaptureReader
+def work(collector: Collector, inputs: Inputs, outputs: Outputs, receiver: UdpReceiver | None) -> None:
+    """Capture files first, then the network until the end."""
 
-    try:
-        for path in paths:
-            if collector.is_stopping:
-                break
-            with CaptureReader(path, port, wake_fd=collector.wake_fd) as reader:
-                with Progress(reader, path, stdout_is_used) as source:
-                    collector.run(source)
-                say(f"{path}: {reader.counters}")
-                if reader.problem:
-                    say(f"{path}: {reader.problem}")
-    finally:
-        finish(collector, sink, 0)
+    def windowed(source: Source) -> Source:
+        if outputs.interval_s is None:
+            return source
+        from pyflowx.transport.windows import Windowed
+
+        return Windowed(source, outputs.interval_s)
+
+    read_captures(collector, inputs, receiver, windowed, outputs.uses_stdout)
+    if receiver is not None:
+        collector.run(windowed(receiver))
 
 
 def say(message: str) -> None:
@@ -182,25 +149,6 @@ def types_of_added(enrichments: list[Enrichment], conversion: Conversion) -> dic
     for enrichment in enrichments:
         types |= enrichment.types()
     return types
-
-
-def accepted(kind: str) -> frozenset[Any]:
-    """The protocols of ``--type``."""
-    from pyflowx.decoded import Protocol
-
-    sflow = frozenset({Protocol.SFLOW_V5})
-    return {"auto": frozenset(Protocol), "sflow": sflow, "netflow": frozenset(Protocol) - sflow}[kind]
-
-
-def listen(host: str, port: int, recv_buffer: int, wake_fd: int) -> UdpReceiver:
-    from pyflowx.transport.udp import UdpReceiver
-
-    receiver = UdpReceiver([(host, port)], recv_buffer=recv_buffer, wake_fd=wake_fd)
-    for address, number in receiver.addresses:
-        say(f"listening on {address} UDP port {number}")
-    if receiver.warning:
-        say(receiver.warning)
-    return receiver
 
 
 def on_signal(collector: Collector) -> None:

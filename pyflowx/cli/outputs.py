@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
+from pyflowx.cli.decoding import seconds
+from pyflowx.cli.log import LOG
 from pyflowx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,11 +26,18 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 class Outputs:
     """The options by their names."""
 
-    serialization: str
-    schema: str | None
-    address_format: str | None
-    output: str
-    compress: str | None
+    serialization: str = "json"
+    schema: str | None = None
+    address_format: str | None = None
+    output: str = "-"
+    compress: str | None = None
+    interval: str | None = None
+    level: int | None = None
+    prefix: str | None = None
+    hive: bool = False
+    exec_command: str | None = None
+    expire: str | None = None
+    expire_exec: str | None = None
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> Self:
@@ -39,39 +48,77 @@ class Outputs:
     def uses_stdout(self) -> bool:
         return self.output == "-" and self.serialization != "discard"
 
+    @property
+    def interval_s(self) -> int | None:
+        return None if self.interval is None else seconds("--interval", self.interval)
+
+
+OPTIONS = (
+    click.option(
+        "-s",
+        "--serialization",
+        type=click.Choice(SERIALIZATIONS),
+        default="json",
+        show_default=True,
+        help="json (also called ndjson): one object a line; arrow-ipc: an Arrow stream; "
+        "discard: decode and count only.",
+    ),
+    click.option(
+        "--schema",
+        type=click.Choice(["pyflowx", "goflow2"]),
+        help="Of protobuf: ours (see pyflowx schema), or GoFlow2's FlowMessage.",
+    ),
+    click.option(
+        "--address-format",
+        type=click.Choice(["text", "binary"]),
+        help="Of Parquet and Arrow: text, or 16 octets (MAC addresses: 6).  [default: text]",
+    ),
+    click.option(
+        "-o",
+        "--output",
+        default="-",
+        show_default="stdout",
+        help="File; lines are appended to one that is there. With --interval a folder.",
+    ),
+    click.option(
+        "--compress",
+        type=click.Choice(["zstd", "gzip", "none"]),
+        help="Compress text, or the pages of Parquet.  [default: none, Parquet zstd]",
+    ),
+    click.option(
+        "--interval",
+        metavar="TIME",
+        help="Write a file for each window of so long (5m, 1h), by the time of reception in UTC, into the folder "
+        "-o; it gets its name when it is complete.",
+    ),
+    click.option(
+        "--level",
+        type=click.IntRange(0, 3),
+        help="Folders below -o: 0 none, 1 days, 2 hours, 3 five minutes.  [default: 0]",
+    ),
+    click.option("--prefix", help="What names of files begin with.  [default: flows-]"),
+    click.option("--hive", is_flag=True, help="Folders called date=.../hour=.../minute=...; --level 2 if not given."),
+    click.option(
+        "--exec",
+        "exec_command",
+        metavar="COMMAND",
+        help="Runs for each complete file, without a shell, 8 at a time: %f path, %p path below -o, %t start of "
+        "the window, %u the same in seconds since 1970, %% a percent sign.",
+    ),
+    click.option(
+        "--expire", metavar="TIME", help="Remove files that we wrote longer ago than this (30d), and no others."
+    ),
+    click.option(
+        "--expire-exec",
+        metavar="COMMAND",
+        help="Runs for each file before it is removed (as --exec does); one for which it fails is kept.",
+    ),
+)
+
 
 def output_options(command: _F) -> _F:
     """Adds the options to a command."""
-    options = (
-        click.option(
-            "-s",
-            "--serialization",
-            type=click.Choice(SERIALIZATIONS),
-            default="json",
-            show_default=True,
-            help="json (also called ndjson): one object a line; arrow-ipc: an Arrow stream; "
-            "discard: decode and count only.",
-        ),
-        click.option(
-            "--schema",
-            type=click.Choice(["pyflowx", "goflow2"]),
-            help="Of protobuf: ours (see pyflowx schema), or GoFlow2's FlowMessage.",
-        ),
-        click.option(
-            "--address-format",
-            type=click.Choice(["text", "binary"]),
-            help="Of Parquet and Arrow: text, or 16 octets (MAC addresses: 6).  [default: text]",
-        ),
-        click.option(
-            "-o", "--output", default="-", show_default="stdout", help="File; lines are appended to one that is there."
-        ),
-        click.option(
-            "--compress",
-            type=click.Choice(["zstd", "gzip", "none"]),
-            help="Compress text, or the pages of Parquet.  [default: none, Parquet zstd]",
-        ),
-    )
-    for option in reversed(options):
+    for option in reversed(OPTIONS):
         command = option(command)
     return command
 
@@ -97,6 +144,25 @@ def _check(outputs: Outputs, form: str, extra: Mapping[str, str]) -> None:
         raise ConfigError(
             f"--compress {outputs.compress} is for -s/--serialization json, csv and parquet, not {kind}; leave it out"
         )
+    _check_tree(outputs)
+
+
+def _check_tree(outputs: Outputs) -> None:
+    """Options about files by time."""
+    if outputs.interval_s is None:
+        for name in ("level", "prefix", "hive", "exec_command", "expire", "expire_exec"):
+            if getattr(outputs, name) not in (None, False):
+                option = "--exec" if name == "exec_command" else f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} is about files by time; give --interval too, such as --interval 5m")
+        return
+    if outputs.interval_s < 1:
+        raise ConfigError(f"--interval {outputs.interval}: expected a second or more, such as 60s, 5m or 1h")
+    if outputs.output == "-" or outputs.serialization == "discard":
+        raise ConfigError("--interval writes files into a folder; name it with -o/--output, and give no -s discard")
+    if outputs.prefix is not None and "/" in outputs.prefix:
+        raise ConfigError(f"--prefix {outputs.prefix}: names of files have no /; folders are --level and --hive")
+    if outputs.expire_exec is not None and outputs.expire is None:
+        raise ConfigError("--expire-exec runs before --expire removes a file; give --expire too, such as --expire 30d")
 
 
 def make_encoder(outputs: Outputs, form: str, extra: Mapping[str, str]) -> Encoder[Any]:
@@ -144,8 +210,30 @@ def make_sink(outputs: Outputs, form: str, extra: Mapping[str, str]) -> Sink[Any
         from pyflowx.sinks.discard import Discard
 
         return Discard()
+    encoder = make_encoder(outputs, form, extra)
+    if outputs.interval_s is not None:
+        return _make_tree(outputs, outputs.interval_s, encoder)
     from pyflowx.sinks.output import Output
     from pyflowx.sinks.target import open_target
 
-    encoder = make_encoder(outputs, form, extra)
     return Output(encoder, open_target(outputs.output, appends=encoder.appends, lines=encoder.appends))
+
+
+def _make_tree(outputs: Outputs, interval_s: int, encoder: Encoder[Any]) -> Sink[Any]:
+    from pyflowx.sinks.layout import CommandLine, Layout
+    from pyflowx.sinks.tree import Tree
+
+    def command(option: str, text: str | None) -> CommandLine | None:
+        return None if text is None else CommandLine(option, text)
+
+    level = (2 if outputs.hive else 0) if outputs.level is None else outputs.level
+    prefix = "flows-" if outputs.prefix is None else outputs.prefix
+    return Tree(
+        encoder,
+        outputs.output,
+        Layout(interval_s, level, prefix, outputs.hive),
+        LOG.warning,
+        command=command("--exec", outputs.exec_command),
+        expire_s=None if outputs.expire is None else seconds("--expire", outputs.expire),
+        expire_command=command("--expire-exec", outputs.expire_exec),
+    )

@@ -63,6 +63,7 @@ class Encoder(Generic[AnyBatch]):
         return len(batch)  # type: ignore[arg-type]
 
     def begin(self) -> Iterator[Piece]:
+        """What a file begins with. Rows that are held back are forgotten."""
         yield from ()
 
     def encode(self, batch: AnyBatch) -> Iterator[Piece]:
@@ -73,5 +74,5 @@ class Encoder(Generic[AnyBatch]):
         yield from ()
 
     def end(self) -> Iterator[Piece]:
-        """What completes a file. Rows that are held back are forgotten: :meth:`flush` comes first."""
+        """What completes a file; :meth:`flush` comes first, or what is held back is not in it."""
         yield from ()

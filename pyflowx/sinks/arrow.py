@@ -147,6 +147,7 @@ class CommonArrow(Encoder[CommonBatch]):
         return BINARY_WIDTHS.get(field.type, 0) if self._binary else 0
 
     def begin(self) -> Iterator[Piece]:
+        self._stage.clear()
         described = [
             Table((field.name, Scalar("B", field.nullable), kind, type, None, ()))
             for field, (kind, type) in zip(self._fields, self._types, strict=True)

@@ -43,6 +43,7 @@ class CommonParquet(Encoder[CommonBatch]):
         self._groups = []
         self._offset = len(MAGIC)
         self._rows = 0
+        self._stage.clear()
         for column in self._columns:
             column.reset()
         yield 0, MAGIC

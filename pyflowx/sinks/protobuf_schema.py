@@ -115,7 +115,7 @@ def proto_text(name: str) -> str:
     schema = SCHEMAS[name]
     lines = [
         "// SPDX-License-Identifier: BSD-3-Clause",
-        "// Written by `pyflowx schema`; messages are preceded by their length as a varint.",
+        "// Written by `pyflowx schema`. In a file each message has its length as a varint before it.",
         'syntax = "proto3";',
         "",
         f"package {schema.package};",

@@ -98,6 +98,12 @@ class Stage:
             if self._rows == self._capacity:
                 yield from self.flush()
 
+    def clear(self) -> None:
+        """Forget what is held back."""
+        self._rows = 0
+        for column in self._columns.values():
+            column.clear()
+
     def _takes(self, batch: CommonBatch) -> bool:
         return all(column.takes(batch.columns.get(name)) for name, column in self._columns.items())
 
@@ -105,6 +111,6 @@ class Stage:
         if self._rows:
             n, self._rows = self._rows, 0
             found = {name: column.column(n) for name, column in self._columns.items()}
-            yield CommonBatch({name: column for name, column in found.items() if column is not None}, n)
             for column in self._columns.values():
                 column.clear()
+            yield CommonBatch({name: column for name, column in found.items() if column is not None}, n)

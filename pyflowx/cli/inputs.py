@@ -1,0 +1,213 @@
+"""The options of ``pyflowx collect`` that say where datagrams come from, and running a collector on them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import click
+
+from pyflowx.cli.log import LOG
+from pyflowx.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pyflowx.batch import PacketBatch
+    from pyflowx.collecting import Collector, Source
+    from pyflowx.transport.udp import UdpReceiver
+
+DEFAULT_PORT = 9995
+RECV_BUFFER = 8 << 20  # holds half a second of 10,000 datagrams of 1400 octets a second
+_PORTS = {"netflow": DEFAULT_PORT, "sflow": 6343}
+_TURN_S = 0.02  # for a capture file that is still being written, before it is the network's turn
+_URL = re.compile(r"(netflow|sflow)(\+pcap)?://(.*)", re.DOTALL)
+_HOST_PORT = re.compile(r"(?:\[([^]]+)\]|([^:/\[\]]*))(?::(\d{1,5}))?/?")
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+Wrap = Callable[["Source"], "Source"]
+
+
+def input_options(command: _F) -> _F:
+    """Adds the options to a command."""
+    options = (
+        click.option(
+            "-H",
+            "--host",
+            default="0.0.0.0",  # noqa: S104 # a collector listens
+            show_default=True,
+            help="Address to listen on; :: is IPv6 and IPv4.",
+        ),
+        click.option(
+            "-p", "--port", type=click.IntRange(0, 65535), help="UDP port to listen on, 9995 if not given; 0: any."
+        ),
+        click.option(
+            "-t",
+            "--type",
+            "kind",
+            type=click.Choice(["auto", "netflow", "sflow"]),
+            default="auto",
+            show_default=True,
+            help="What to accept; netflow is v1, v5, v7, v9 and IPFIX.",
+        ),
+        click.option(
+            "--pcap",
+            multiple=True,
+            metavar="FILE",
+            help="Read capture files instead of the network, - is stdin; -p narrows to a UDP port.",
+        ),
+        click.option(
+            "-I",
+            "--input",
+            "inputs",
+            multiple=True,
+            metavar="URL",
+            help="netflow://host:port, sflow://host:port, netflow+pcap://file, sflow+pcap://file; repeatable, one "
+            "process for all. Capture files are read while the network is listened to.",
+        ),
+        click.option(
+            "--recv-buffer",
+            type=click.IntRange(1024),
+            default=RECV_BUFFER,
+            show_default=True,
+            help="Octets that the kernel may queue for us.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(slots=True)
+class Inputs:
+    """The options by their names; then what they mean.
+
+    ``addresses``: (host, port) to listen on; ``captures``: files; ``protocols``: what is accepted. A datagram is told
+    by its first octets, so the kinds of all inputs are accepted on each of them.
+    """
+
+    host: str
+    port: int | None
+    kind: str
+    pcap: tuple[str, ...]
+    inputs: tuple[str, ...]
+    recv_buffer: int
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> Self:
+        """Out of those of a command."""
+        return cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+
+    @property
+    def _urls(self) -> list[tuple[str, bool, str]]:
+        return [_parse(url) for url in self.inputs]
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        found = [_host_port(kind, place) for kind, is_capture, place in self._urls if not is_capture]
+        if not self.pcap and (self.port is not None or not self.inputs):
+            found.append((self.host, DEFAULT_PORT if self.port is None else self.port))
+        return found
+
+    @property
+    def captures(self) -> list[str]:
+        return [*self.pcap, *(place for _, is_capture, place in self._urls if is_capture)]
+
+    @property
+    def capture_port(self) -> int | None:
+        return self.port if self.pcap else None
+
+    @property
+    def protocols(self) -> frozenset[Any]:
+        """What to accept."""
+        kinds = {kind for kind, _, _ in self._urls}
+        if not self.inputs or self.pcap or self.port is not None:
+            kinds.add(self.kind)
+        return frozenset().union(*map(accepted, kinds))
+
+
+def _parse(url: str) -> tuple[str, bool, str]:
+    """Kind, whether it is a capture file, host and port or path."""
+    match = _URL.fullmatch(url)
+    if match is None or not match[3]:
+        raise ConfigError(
+            f"-I/--input {url}: expected netflow://host:port, sflow://host:port, netflow+pcap://file or "
+            "sflow+pcap://file"
+        )
+    return match[1], bool(match[2]), match[3]
+
+
+def _host_port(kind: str, place: str) -> tuple[str, int]:
+    match = _HOST_PORT.fullmatch(place)
+    port = _PORTS[kind] if match is None or match[3] is None else int(match[3])
+    if match is None or port > 65535:
+        raise ConfigError(
+            f"-I/--input {kind}://{place}: expected a host and a port up to 65535, such as {kind}://0.0.0.0:"
+            f"{_PORTS[kind]} or {kind}://[::]:{_PORTS[kind]}"
+        )
+    return match[1] or match[2] or "0.0.0.0", port  # noqa: S104 # a collector listens
+
+
+def accepted(kind: str) -> frozenset[Any]:
+    """The protocols of ``--type``."""
+    from pyflowx.decoded import Protocol
+
+    sflow = frozenset({Protocol.SFLOW_V5})
+    return {"auto": frozenset(Protocol), "sflow": sflow, "netflow": frozenset(Protocol) - sflow}[kind]
+
+
+class _Together:
+    """The network and a capture file by turns, until the file ends."""
+
+    def __init__(self, receiver: UdpReceiver, capture: Source) -> None:
+        self._receiver, self._capture = receiver, capture
+        self._network_next = True
+
+    @property
+    def exhausted(self) -> bool:
+        return bool(getattr(self._capture, "exhausted", False))
+
+    def receive(self, timeout_s: float | None, linger_s: float) -> PacketBatch | None:
+        if self._network_next:
+            self._network_next = False
+            batch = self._receiver.receive(0, 0)
+            if batch is not None:
+                return batch
+        self._network_next = True
+        return self._capture.receive(_TURN_S, linger_s)
+
+
+def listen(addresses: list[tuple[str, int]], recv_buffer: int, wake_fd: int) -> UdpReceiver:
+    from pyflowx.transport.udp import UdpReceiver
+
+    receiver = UdpReceiver(addresses, recv_buffer=recv_buffer, wake_fd=wake_fd)
+    for address, number in receiver.addresses:
+        LOG.info(f"listening on {address} UDP port {number}")
+    if receiver.warning:
+        LOG.info(receiver.warning)
+    return receiver
+
+
+def read_captures(
+    collector: Collector, inputs: Inputs, receiver: UdpReceiver | None, wrap: Wrap, stdout_is_used: bool
+) -> None:
+    """One after the other, each to its end or to what is wrong with it; the network, if any, meanwhile."""
+    from pyflowx.cli.progress import Progress
+    from pyflowx.transport.capture import CaptureReader
+
+    for path in inputs.captures:
+        if collector.is_stopping:
+            break
+        with CaptureReader(path, inputs.capture_port, wake_fd=collector.wake_fd) as reader:
+            with Progress(reader, path, stdout_is_used) as source:
+                collector.run(wrap(source if receiver is None else _Together(receiver, source)))
+            LOG.info(f"{path}: {reader.counters}")
+            if reader.problem:
+                LOG.info(f"{path}: {reader.problem}")
+
+
+def open_receiver(stack: ExitStack, inputs: Inputs, wake_fd: int) -> UdpReceiver | None:
+    """Listens on all addresses, if there are any."""
+    addresses = inputs.addresses
+    return stack.enter_context(listen(addresses, inputs.recv_buffer, wake_fd)) if addresses else None
