@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyflowx.collecting import Collector
     from pyflowx.conversion import Conversion
     from pyflowx.elements import Registry
+    from pyflowx.templatefile import TemplateFile
     from pyflowx.wire import Decoder, TemplateLimits
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -97,6 +98,7 @@ class Decoding:
         self.registry = read_mappings(taken["ie_mapping"])
         self.limits = _limits(taken)
         self._options = taken
+        self._conversion: Conversion | None = None
 
     def decoder(self, protocols: frozenset[Any]) -> Decoder:
         from pyflowx.wire import Decoder
@@ -116,7 +118,7 @@ class Decoding:
 
             names = {*taken, *(column.name for column in TABLE)}
             further = Further(parse_columns(self._options["column"], self.registry or default_registry(), names))
-        return Conversion(
+        self._conversion = Conversion(
             parse_rates(self._options["sampling_rate"]),
             further=further,
             registry=self.registry,
@@ -124,24 +126,33 @@ class Decoding:
             tunnels=self.tunnels,
             scaled=self._options["scale"],
         )
+        return self._conversion
 
     @contextmanager
     def templates_kept(self, collector: Collector, decoder: Decoder, say: Callable[[str], None]) -> Iterator[None]:
-        """--template-file: read now, written while the collector runs and at the end."""
+        """--template-file: read now, written while the collector runs and at the end. Then says what did not fit."""
+        file = self._template_file(decoder, say)
+        if file is not None:
+            collector.each_second.append(file.keep)
+        try:
+            yield
+        finally:
+            refused = self._conversion.rates.told.refused if self._conversion else 0
+            if refused:
+                say(f"{refused} options records told rates of more samplers or interfaces than are kept")
+            if file is not None:
+                file.close()
+
+    def _template_file(self, decoder: Decoder, say: Callable[[str], None]) -> TemplateFile | None:
         path = self._options["template_file"]
         if path is None:
-            yield
-            return
+            return None
         from pyflowx.templatefile import TemplateFile
 
         file = TemplateFile(path, decoder.templates, say)
         if file.loaded:
             say(f"{file.loaded} Templates read from {path}")
-        collector.each_second.append(file.keep)
-        try:
-            yield
-        finally:
-            file.close()
+        return file
 
 
 _NAMES = (

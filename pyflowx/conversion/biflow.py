@@ -15,6 +15,7 @@ import numpy as np
 
 from pyflowx.batch import Array, Column, FlowBatch, take
 from pyflowx.elements import CERT_PEN, CERT_REVERSE_BIT, IANA_PEN, REVERSE_PEN, FieldSpecifier, Registry
+from pyflowx.fill import NUMBER, field_class
 
 _PAIRS = (
     *((8, 12), (27, 28), (7, 11), (10, 14), (9, 13), (29, 30), (16, 17), (44, 45), (169, 170), (58, 59)),
@@ -102,7 +103,7 @@ def _plan(fields: tuple[FieldSpecifier, ...], registry: Registry) -> _Plan:
         made.append(field)
         places.append(place)
     counted = [reverse[IANA_PEN, id] for id in (2, 86, 1, 85) if (IANA_PEN, id) in reverse]
-    counts = tuple(place for place in counted if fields[place].has_column)
+    counts = tuple(place for place in counted if field_class(fields[place]) == NUMBER)
     return _Plan(tuple(made), tuple(places), counts[:1])
 
 

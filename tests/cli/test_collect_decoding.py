@@ -89,6 +89,13 @@ def test_rates_of_options_data_and_scale(flows: Path) -> None:
     assert {flow["sampling_rate"] for flow in common("--pcap", flows, *options)} == {3}
 
 
+def test_more_samplers_than_are_kept(tmp_path: Path) -> None:
+    template = set_of(3, struct.pack(">HHHHHHH", 257, 2, 1, 302, 4, 34, 4))
+    samplers = set_of(257, b"".join(struct.pack(">II", id, 100) for id in range(5000)))
+    _, errors = run("-f", "common", "--pcap", capture(tmp_path / "a.pcap", ipfix(template, samplers)))
+    assert "904 options records told rates of more samplers or interfaces than are kept" in errors
+
+
 def test_further_columns(flows: Path, tmp_path: Path) -> None:
     mapping = tmp_path / "ours.csv"
     mapping.write_text("\ufeff" + HEAD + "17,55555,vendorScore,Unsigned16\n", "utf-8")

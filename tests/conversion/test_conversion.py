@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.layers.vxlan import VXLAN
 
 from pyflowx.common import CommonBatch, CommonColumn
 from pyflowx.conversion import Conversion, scale
+from pyflowx.conversion.further import Further, parse_columns
+from pyflowx.conversion.sampling import parse_rates
+from pyflowx.elements import default_registry
 
 Flows = Callable[..., list[dict[str, Any]]]
 MAX = (1 << 64) - 1
@@ -63,6 +68,50 @@ def test_flows_are_scaled_by_the_rate_that_they_say(exporter: Any, rows_of: Flow
     fresh = type(exporter)()
     (flow,) = rows_of(Conversion(scaled=True), fresh.message(fresh.set({"octetDeltaCount": 7})))
     assert (flow["bytes"], flow["packets"]) == (7, 0)
+
+
+# --- whatever comes ----------------------------------------------------------------------------------------------
+
+TELLING = ("samplingInterval", "samplerId", "selectorId", "ingressInterface", "templateId", "samplingPacketSpace")
+TELLING += ("observationDomainId", "systemInitTimeMilliseconds", "flowStartSysUpTime", "reversePacketDeltaCount")
+TELLING += (
+    "dataLinkFrameSection",
+    "biflowDirection",
+    "samplingProbability",
+    "mibObjectValueInteger",
+    "octetDeltaCount",
+)
+NAMES = [*TELLING, *(element.name for element in default_registry() if element.pen == 0)]
+
+
+@given(st.data())
+def test_any_record_becomes_rows_under_any_options(exporters: Any, rows_of: Flows, data: st.DataObject) -> None:
+    """Options and flows of any elements, in any length, with any octets."""
+    exporter, sets = exporters(data.draw(st.integers(0, 2))), []
+    flows = 0
+    for _ in range(data.draw(st.integers(1, 4))):
+        names = data.draw(
+            st.lists(st.sampled_from(NAMES) | st.sampled_from(TELLING), min_size=1, max_size=6, unique=True)
+        )
+        lengths = [data.draw(st.sampled_from([1, 2, 3, 4, 8, 16, 60])) for _ in names]
+        record = {
+            f"{name}:{length}": data.draw(st.binary(min_size=length, max_size=length))
+            for name, length in zip(names, lengths, strict=True)
+            if not default_registry().field(name).element.data_type.is_list
+        }
+        scopes = data.draw(st.sampled_from([0, 0, 1]))
+        if record:
+            sets.append(exporter.set(record, scopes=scopes))
+            flows += not scopes
+    columns = [f"c{number}={name}" for number, name in enumerate(TELLING)]
+    further = Further(parse_columns(columns, default_registry(), ()))
+    rates = parse_rates(data.draw(st.sampled_from([[], ["7"], ["192.0.2.0/24=5"], ["3", "10.0.0.0/8=2"]])))
+    plain = rows_of(Conversion(), exporter.message(*sets))
+    assert len(plain) == flows
+    exporter._known.clear()
+    rows = rows_of(Conversion(rates, further=further, split_biflow=True, scaled=True), exporter.message(*sets))
+    assert flows <= len(rows) <= 2 * flows
+    assert all(row["bytes"] >= 0 and row["packets"] >= 0 for row in rows)
 
 
 # --- packet sections (PSAMP) -------------------------------------------------------------------------------------
