@@ -20,7 +20,7 @@ from pyflowx.sinks import Sink
 FLOWS = 1000  # in a snapshot
 DATAGRAMS = 10
 DATAGRAM_OCTETS = 2048
-_FLOWS_OF_BATCH = 200
+_FLOWS_OF_BATCH = 100  # at least; the first batches of a second give more
 _DATAGRAMS_OF_BATCH = 3
 _BATCHES = 64  # that may wait for a snapshot; then the oldest go
 _OCTETS, _PACKETS = (1, 85), (2, 86)  # the elements that count them: of a delta, in total
@@ -74,13 +74,20 @@ class RecentFlows:
         self.wanted = False
         self._batches: deque[CommonBatch] = deque(maxlen=_BATCHES)
         self._totals = FlowTotals()
+        self._kept = 0
+
+    def _share(self) -> int:
+        """How many flows the next batch may give: half of what is left, so that at low rates nearly all are shown."""
+        return max(_FLOWS_OF_BATCH, (FLOWS - self._kept) // 2)
 
     def add(self, batch: CommonBatch) -> None:
         octets = batch.columns["bytes"].values
         self._totals.flows += len(batch)
         self._totals.octets += int(octets.sum())
         self._totals.packets += int(batch.columns["packets"].values.sum())
-        self._batches.append(take_rows(batch, heaviest(octets, _FLOWS_OF_BATCH)))
+        rows = heaviest(octets, self._share())
+        self._kept += len(rows)
+        self._batches.append(take_rows(batch, rows))
 
     def add_decoded(self, decoded: Decoded) -> None:
         """Of records that are not converted to the common schema otherwise."""
@@ -88,8 +95,9 @@ class RecentFlows:
             if flows.scope_count or not len(flows):
                 continue
             octets, packets = _counts(flows, _OCTETS), _counts(flows, _PACKETS)
-            part = Decoded(decoded.protocol, decoded.messages, [flows.take(heaviest(octets, _FLOWS_OF_BATCH))])
-            self._batches.extend(to_common(part))
+            rows = heaviest(octets, self._share())
+            self._kept += len(rows)
+            self._batches.extend(to_common(Decoded(decoded.protocol, decoded.messages, [flows.take(rows)])))
             self._totals.flows += len(flows)
             self._totals.octets += int(octets.sum())
             self._totals.packets += int(packets.sum())
@@ -97,7 +105,7 @@ class RecentFlows:
     def take(self) -> tuple[list[CommonBatch], FlowTotals]:
         """What came since the last call, :data:`FLOWS` at most."""
         batches, totals = self._batches, self._totals
-        self._batches, self._totals = deque(maxlen=_BATCHES), FlowTotals()
+        self._batches, self._totals, self._kept = deque(maxlen=_BATCHES), FlowTotals(), 0
         found = list(batches)
         if sum(map(len, found)) <= FLOWS:
             return found, totals
