@@ -48,9 +48,9 @@ def boolean(value: bool) -> Value:
 
 
 def items(values: Iterable[Value]) -> Value:
-    """A list; not empty, all of one type."""
+    """A list, all of one type; an empty one is of structs."""
     found = list(values)
-    count, kind = len(found), found[0][0]
+    count, kind = len(found), found[0][0] if found else _STRUCT
     head = bytes([count << 4 | kind]) if count < 15 else bytes([0xF0 | kind]) + varint(count)
     return _LIST, head + b"".join(octets for _, octets in found)
 
