@@ -17,6 +17,7 @@ help:
 	@echo 'make lint      ruff, mypy, import contracts, clang-format'
 	@echo 'make fuzz      every codec fuzzed with atheris for SECONDS (60) each'
 	@echo 'make bench     the benchmarks in tests/bench, one after the other'
+	@echo 'make soak      a collector under load for ten minutes: nothing lost, memory flat'
 	@echo 'make install   pyflowx into $(PREFIX), linked as $(BIN)/pyflowx'
 	@echo 'make uninstall the reverse'
 
@@ -58,7 +59,10 @@ fuzz: $(VENV)/.test
 	@env $(if $(PYFLOWX_VECTORS),PYFLOWX_VECTORS=$(PYFLOWX_VECTORS)) $(VENV)/bin/python tests/fuzz/fuzz.py $(SECONDS) $(ARGS)
 
 bench: $(VENV)/.test
-	@for b in tests/bench/*.py; do echo "== $$b"; $(SUDO) $(VENV)/bin/python $$b || exit 1; done
+	@for b in $(filter-out %/soak.py,$(wildcard tests/bench/*.py)); do echo "== $$b"; $(SUDO) $(VENV)/bin/python $$b || exit 1; done
+
+soak: $(VENV)/.test
+	$(VENV)/bin/python tests/bench/soak.py $(ARGS)
 
 install:
 	@$(call apt,$(RUN_PACKAGES))

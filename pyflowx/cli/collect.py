@@ -181,6 +181,8 @@ def summarise(collector: Collector, sink: Sink[Any], dropped: int) -> None:
     found = [f"{reason.name} {counters.problems[reason]}" for reason in Reason if counters.problems[reason]]
     if found:
         say("problems: " + ", ".join(found))
+    if lost := counters.sequences.total().lost:
+        say(f"{lost} records or packets never came, by the sequence numbers of their exporters")
     if dropped:
         say(
             f"{dropped} datagrams were dropped by the kernel because its buffer was full; "
