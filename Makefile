@@ -19,7 +19,8 @@ help:
 	@echo 'make bench     the benchmarks in tests/bench, one after the other'
 	@echo 'make soak      a collector under load for ten minutes: nothing lost, memory flat'
 	@echo 'make install   pyflowx into $(PREFIX), linked as $(BIN)/pyflowx'
-	@echo 'make uninstall the reverse'
+	@echo 'make install-services   and systemd units for it'
+	@echo 'make uninstall the reverse of make install'
 
 # $(call apt,PACKAGES): install those that are missing; asks the network only when one is.
 apt = missing=""; for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
@@ -70,6 +71,13 @@ install:
 	@$(SUDO) $(PREFIX)/bin/pip install -q --disable-pip-version-check --upgrade .
 	@$(SUDO) ln -sfn $(PREFIX)/bin/pyflowx $(BIN)/pyflowx
 	@$(BIN)/pyflowx --version
+
+install-services: install
+	@$(SUDO) install -Dm644 -t /etc/systemd/system pyflowx/share/systemd/*.service
+	@$(SUDO) install -Dm644 -t /etc/sysctl.d pyflowx/share/sysctl/60-pyflowx.conf
+	@[ -e /etc/pyflowx/pyflowx.toml ] || $(SUDO) install -Dm644 -t /etc/pyflowx pyflowx/share/pyflowx.toml
+	@[ ! -d /run/systemd/system ] || $(SUDO) systemctl daemon-reload
+	@echo 'edit /etc/pyflowx/pyflowx.toml, then: systemctl enable --now pyflowx-collect'
 
 uninstall:
 	@$(SUDO) rm -rf $(PREFIX)
