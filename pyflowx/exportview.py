@@ -18,13 +18,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pyflowx import host
-from pyflowx.batch import V4_MAPPED, FlowBatch
+from pyflowx.batch import FlowBatch
 from pyflowx.collectview import Stage, cpu_seconds, flow_section, slots_of
-from pyflowx.decoded import Decoded, Messages, Protocol
-from pyflowx.exporting import Exporter
+from pyflowx.decoded import Decoded, Protocol
+from pyflowx.exporting import Exporter, own_message
 from pyflowx.live import FeedCounts, Section, section
 from pyflowx.recent import RecentFlows
 from pyflowx.transport.udp import SendCounts
@@ -62,7 +60,7 @@ class ExporterView:
         self.exporter.observe = self._observe if by_somebody else None
 
     def _observe(self, batches: Sequence[FlowBatch], export_ns: int) -> None:
-        messages = _message(export_ns)
+        messages = own_message(export_ns)
         for batch in batches:
             self.flows.add_decoded(Decoded(Protocol.IPFIX, messages, [batch]))
 
@@ -91,12 +89,3 @@ class ExporterView:
             "flows": Section(flow_section(*self.flows.take())),
             "log": section([list(line) for line in self.log()]),
         }
-
-
-def _message(export_ns: int) -> Messages:
-    """The Message that flows of our own are shown in: from this host, now."""
-    zero, now = np.zeros(1, np.uint32), np.full(1, export_ns, np.int64)
-    exporter = np.frombuffer(V4_MAPPED + b"\x7f\0\0\1", np.uint8).reshape(1, 16)
-    return Messages(
-        np.zeros(1, np.int32), exporter, np.zeros(1, np.uint16), now, {}, zero, zero, now, np.zeros(1, np.int64)
-    )

@@ -12,8 +12,8 @@ search: keys are compared in full, so flows never merge by accident.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ _ROW_MASK = np.uint64((1 << ROW_BITS) - 1)
 _HASH_MASK = ~_ROW_MASK
 
 KEEP = None  # the merge rule of a field whose first value stays
+Rule = np.ufunc | str | None
 
 
 class EndReason(enum.IntEnum):
@@ -50,26 +51,47 @@ class FlowRecords(NamedTuple):
     def __len__(self) -> int:
         return len(self.reason)
 
+    def take(self, rows: Any) -> FlowRecords:
+        """The rows of an index array, boolean mask or slice."""
+        if isinstance(rows, np.ndarray) and rows.dtype.kind == "i":  # NumPy copies whole structures so, not fields
+            return FlowRecords(np.take(self.keys, rows), np.take(self.values, rows), self.reason[rows])
+        return FlowRecords(self.keys[rows], self.values[rows], self.reason[rows])
+
+
+class Ending(NamedTuple):
+    """How the table sees that flows have ended by themselves.
+
+    Flows whose ``field`` has a bit of ``mask`` are shown to ``ended(keys, values)``, all together, at each
+    :meth:`FlowTable.expire`; those that it says yes to end when ``quiet_ns`` have passed since their last packet.
+    """
+
+    field: str
+    mask: int
+    ended: Callable[[Array, Array], npt.NDArray[np.bool_]]
+    quiet_ns: int
+
 
 class FlowTable:
     """Flows that are alive, at most ``max_flows`` of them.
 
     ``key_dtype`` and ``value_dtype`` are structured, each a multiple of 8 octets, padding zeroed in keys.
     ``merges`` gives each field of the values its rule: a ufunc (``np.add``, ``np.minimum``, ``np.maximum``,
-    ``np.bitwise_or``) or :data:`KEEP`; fields without one (padding) keep their first value too. The values
-    have ``first_ns`` and ``last_ns``, on the same clock as the ``now_ns`` of :meth:`expire`.
-    A flow that ``active_ns`` cuts leaves the table; what it counts next begins a new record.
+    ``np.bitwise_or``), :data:`KEEP`, or the name of a counter: then the first value stays whose counter was not 0.
+    Fields without a rule (padding) keep their first value too. The values have ``first_ns`` and ``last_ns``, on the
+    same clock as the ``now_ns`` of :meth:`expire`. A flow that ``active_ns`` cuts leaves the table; what it counts
+    next begins a new record. ``ending``: how flows are known to have ended by themselves.
     """
 
     def __init__(
         self,
         key_dtype: npt.DTypeLike,
         value_dtype: npt.DTypeLike,
-        merges: Mapping[str, np.ufunc | None],
+        merges: Mapping[str, Rule],
         *,
         active_ns: int,
         idle_ns: int,
         max_flows: int,
+        ending: Ending | None = None,
         seed: int | None = None,
     ) -> None:
         self._key, self._value = np.dtype(key_dtype), np.dtype(value_dtype)
@@ -77,7 +99,9 @@ class FlowTable:
             raise ValueError("keys and values are padded to 8 octets")
         if not 0 < max_flows <= MAX_FLOWS:
             raise ValueError(f"max_flows is 1 to {MAX_FLOWS}")
-        self._merges = {name: ufunc for name, ufunc in merges.items() if ufunc is not None}
+        self._merges = {name: rule for name, rule in merges.items() if isinstance(rule, np.ufunc)}
+        self._firsts = {name: rule for name, rule in merges.items() if isinstance(rule, str)}
+        self._ending = ending
         self._active_ns, self._idle_ns, self._max_flows = active_ns, idle_ns, max_flows
         self._row = np.dtype([("key", self._key), ("value", self._value)])
         self._words = self._key.itemsize // 8
@@ -88,6 +112,7 @@ class FlowTable:
         capacity = 2 * max_flows
         self._store = np.empty((capacity, self._row.itemsize // 8), np.uint64)
         self._alive = np.zeros(capacity, bool)
+        self._closing = np.zeros(capacity, bool)  # flows that may have ended by themselves
         self._free = np.arange(capacity - 1, -1, -1, dtype=np.int32)  # a stack, low rows first
         self._free_count = capacity
         self._used = 0  # rows from here on were never used
@@ -108,12 +133,26 @@ class FlowTable:
         return self._records(ended)
 
     def expire(self, now_ns: int) -> FlowRecords:
-        """The flows whose idle or active timeout has passed at ``now_ns``; idle is the reason where both have."""
+        """The flows that have ended by themselves, or whose idle or active timeout has passed at ``now_ns``;
+        where several apply, the first of these is the reason."""
         value = self._view(self._store[: self._used])["value"]
         idle = value["last_ns"] <= now_ns - self._idle_ns
-        ended = np.flatnonzero((idle | (value["first_ns"] <= now_ns - self._active_ns)) & self._alive[: self._used])
+        closed = np.zeros(self._used, bool)
+        closed[self._closed(now_ns)] = True
+        over = closed | idle | (value["first_ns"] <= now_ns - self._active_ns)
+        ended = np.flatnonzero(over & self._alive[: self._used])
         reason = np.where(idle[ended], EndReason.IDLE_TIMEOUT, EndReason.ACTIVE_TIMEOUT)
+        reason[closed[ended]] = EndReason.END_OF_FLOW
         return self._records([self._remove(ended, reason)])
+
+    def _closed(self, now_ns: int) -> Array:
+        """The rows of flows that have ended by themselves."""
+        rows = np.flatnonzero(self._closing[: self._used])
+        if self._ending is None or not len(rows):
+            return rows
+        content = self._view(np.take(self._store, rows, axis=0))
+        over = self._ending.ended(content["key"], content["value"])
+        return rows[over & (content["value"]["last_ns"] <= now_ns - self._ending.quiet_ns)]
 
     def flush(self) -> FlowRecords:
         """All flows, ended by force."""
@@ -146,6 +185,7 @@ class FlowTable:
             rows, current, deltas = rows[known], np.take(current, known, axis=0), np.take(deltas, known, axis=0)
         self._merge(current, deltas)
         self._opaque(self._store)[rows] = self._opaque(current)
+        self._mark(rows, current)
 
     def _prepare(self, keys: Array, values: Array) -> tuple[U64, U64]:
         """Deltas as rows of words in the order of their hash, each key once; and that hash."""
@@ -170,6 +210,10 @@ class FlowTable:
         starts = np.flatnonzero(begins)
         combined = deltas[starts]
         source, target = self._view(deltas)["value"], self._view(combined)["value"]
+        for name, counter in self._firsts.items():
+            some = np.flatnonzero(source[counter])
+            first = np.append(some, len(source))[np.searchsorted(some, starts)]
+            target[name] = source[name][np.where(first < np.append(starts[1:], len(source)), first, starts)]
         for name, ufunc in self._merges.items():
             target[name] = ufunc.reduceat(source[name], starts)
         return combined, prefix[order][starts]
@@ -200,8 +244,16 @@ class FlowTable:
 
     def _merge(self, current: U64, deltas: U64) -> None:
         into, source = self._view(current)["value"], self._view(deltas)["value"]
+        for name, counter in self._firsts.items():
+            nothing = into[counter] == 0
+            into[name][nothing] = source[name][nothing]
         for name, ufunc in self._merges.items():
             into[name] = ufunc(into[name], source[name])
+
+    def _mark(self, rows: Array, content: U64) -> None:
+        """Note which flows may have ended by themselves."""
+        if self._ending is not None:
+            self._closing[rows] = self._view(content)["value"][self._ending.field] & self._ending.mask != 0
 
     def _insert(self, deltas: U64, prefix: U64) -> None:
         top = self._free_count
@@ -209,6 +261,7 @@ class FlowTable:
         rows = self._free[self._free_count : top]
         self._opaque(self._store)[rows] = self._opaque(deltas)
         self._alive[rows] = True
+        self._mark(rows, deltas)
         self._used = max(self._used, int(rows.max()) + 1)
         self._index = np.concatenate([self._index, prefix | rows.astype(np.uint64)])
         self._index.sort(kind="stable")  # two sorted runs, nearly: one merge
@@ -216,7 +269,7 @@ class FlowTable:
     def _remove(self, rows: Array, reason: Array) -> FlowRecords:
         content = self._view(np.take(self._store, rows, axis=0))
         if len(rows):
-            self._alive[rows] = False
+            self._alive[rows] = self._closing[rows] = False
             self._free[self._free_count : self._free_count + len(rows)] = rows
             self._free_count += len(rows)
             self._index = self._index[self._alive[(self._index & _ROW_MASK).astype(np.int64)]]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-    from pyflowx.exporting import ExportCounters, Exporter
+    from pyflowx.exporting import ExportConfig, ExportCounters, Exporter
+    from pyflowx.exporting.sessions import Session
+    from pyflowx.kernel import MeterConfig
     from pyflowx.transport.udp import SendCounts
 
 EPILOG = """
@@ -25,6 +29,7 @@ EPILOG = """
 Examples:
   sudo pyflowx export -i eth0 -H 192.0.2.10 -p 4739
   sudo pyflowx export -i eth0 -i eth1 -H collector.example --active-timeout 30
+  sudo pyflowx export -i eth0 --filter 'tcp port 443' --dry-run
   sudo pyflowx export -i lo -p 9995        beside: pyflowx collect -p 9995 -f common
 
 \b
@@ -33,9 +38,11 @@ Ends on SIGINT and SIGTERM: it detaches, sends all flows and prints a summary. A
 
 IN_FLOWS = ("metered", "map_full", "gso_added")  # statistics of packets that records tell of; all others are left out
 SECONDS = click.IntRange(1, 86_400)
+Targets = Sequence[tuple[str, "SendCounts"]]
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _interfaces(names: tuple[str, ...]) -> list[str]:
+def _interfaces(names: Sequence[str]) -> list[str]:
     """The interfaces, each once; an error names those that exist."""
     known = [name for _, name in socket.if_nameindex()]
     for name in names:
@@ -84,7 +91,7 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], sends: list[SendCounts]) -> Iterator[str]:
+def summary(counters: ExportCounters, statistics: Mapping[str, tuple[int, int]], targets: Targets) -> Iterator[str]:
     """The lines that say where everything went."""
     c = counters
     packets = _plural(c.packets_metered, "packet")
@@ -96,110 +103,274 @@ def summary(counters: ExportCounters, statistics: dict[str, tuple[int, int]], se
     yield f"exported {_plural(c.flows.total(), 'flow')}" + (f" ({reasons})" if reasons else "")
     if full := statistics.get("map_full", (0, 0))[0]:
         yield f"map full: {_plural(full, 'packet')} counted without their flow; a larger --max-flows keeps them apart"
+    if c.refused_flows:
+        refused = f"{_plural(c.refused_flows, 'flow')} of {_plural(c.refused_packets, 'packet')}"
+        yield f"refused {refused}: NetFlow v5 carries IPv4 only; --protocol ipfix carries all"
     templates = f"{c.template_messages} of them with Templates"
     yield f"sent {_plural(c.messages, 'message')} ({templates}), {c.message_octets} octets"
-    for send in sends:
+    for name, send in targets:
         if send.lost:
-            yield f"lost {_plural(send.lost, 'message')} that the kernel refused: {send.last_error}"
+            yield f"lost {_plural(send.lost, 'message')} to {name} that the kernel refused: {send.last_error}"
         if send.reports:
-            yield f"unheard: {_plural(send.reports, 'report')} that messages did not arrive; is the collector running?"
+            reports = _plural(send.reports, "report")
+            yield f"unheard: {reports} that {name} did not get messages; is the collector running?"
+    if c.not_sent_flows:
+        yield f"not sent: {_plural(c.not_sent_flows, 'flow')} of {_plural(c.not_sent_packets, 'packet')}"
     if c.slow_ticks:
         yield f"slow: {_plural(c.slow_ticks, 'tick')} of {c.ticks} took longer than a second"
 
 
+def _meter_options(command: _F) -> _F:
+    """What is metered, and where."""
+    options = (
+        click.option(
+            "-i",
+            "--interface",
+            "interfaces",
+            multiple=True,
+            default=["lo"],
+            show_default=True,
+            help="What to meter; repeatable.",
+        ),
+        click.option("--promiscuous", is_flag=True, help="Receive what is for others too."),
+        click.option(
+            "--hook",
+            type=click.Choice(["auto", "xdp", "tc"]),
+            default="auto",
+            show_default=True,
+            help="Where in the kernel; auto: native XDP on ingress where the driver has it, TC elsewhere.",
+        ),
+        click.option(
+            "--direction",
+            type=click.Choice(["both", "ingress", "egress"]),
+            default="both",
+            show_default=True,
+            help="Packets that come in, that go out, or both; XDP sees those that come in.",
+        ),
+        click.option(
+            "--filter", default="", metavar="EXPRESSION", help="Meter what matches, in tcpdump's words: 'tcp port 443'."
+        ),
+        click.option(
+            "--sampling-packet-interval",
+            "sampling_interval",
+            type=click.IntRange(1, 2**32 - 1),
+            default=1,
+            show_default=True,
+            help="Meter one packet in so many; counters are not scaled, options records tell the rate.",
+        ),
+        click.option("--sampling-random", is_flag=True, help="Sample by chance instead of each n-th packet."),
+        click.option("--tunnels", is_flag=True, help="Meter what is inside of IP-in-IP, GRE, VXLAN and Geneve."),
+        click.option(
+            "--key",
+            type=click.Choice(["ip", "proto", "full", "vlan", "ether"]),
+            default="vlan",
+            show_default=True,
+            help="What tells flows apart: addresses; and protocol; and ports and ToS; and VLANs; and MAC addresses.",
+        ),
+        click.option(
+            "--max-flows",
+            type=click.IntRange(1, 1 << 24),
+            default=1 << 18,
+            show_default=True,
+            help="Flows at once, in the kernel (some 450 octets each) and in the flow table; when full, "
+            "the oldest end early.",
+        ),
+    )
+    return _with(command, options)
+
+
+def _record_options(command: _F) -> _F:
+    """When flows become records, and how these look."""
+    options = (
+        click.option(
+            "--active-timeout",
+            type=SECONDS,
+            default=60,
+            show_default=True,
+            help="Seconds after which a long flow is cut.",
+        ),
+        click.option(
+            "--inactive-timeout",
+            type=SECONDS,
+            default=15,
+            show_default=True,
+            help="Seconds without a packet that end a flow.",
+        ),
+        click.option("--biflow", is_flag=True, help="Both directions of a conversation in one record (RFC 5103)."),
+        click.option(
+            "--time-unit",
+            type=click.Choice(["s", "ms", "us", "ns"]),
+            default="ms",
+            show_default=True,
+            help="Of a flow's start and end in IPFIX.",
+        ),
+        click.option(
+            "--observation-domain-id",
+            type=click.IntRange(0, 2**32 - 1),
+            default=1,
+            show_default=True,
+            help="Tells exporters behind one address apart.",
+        ),
+    )
+    return _with(command, options)
+
+
+def _collector_options(command: _F) -> _F:
+    """Where records go."""
+    options = (
+        click.option(
+            "-H",
+            "--collector-host",
+            "collectors",
+            multiple=True,
+            default=["127.0.0.1"],
+            show_default=True,
+            help="Name, IPv4 or IPv6 address; repeatable: each gets all flows.",
+        ),
+        click.option(
+            "-p",
+            "--collector-port",
+            type=click.IntRange(1, 65535),
+            default=4739,
+            show_default=True,
+            help="UDP or TCP port.",
+        ),
+        click.option(
+            "--protocol",
+            type=click.Choice(["ipfix", "netflow9", "netflow5"]),
+            default="ipfix",
+            show_default=True,
+            help="How flows are encoded; NetFlow v5 carries IPv4 only.",
+        ),
+        click.option(
+            "--transport",
+            type=click.Choice(["udp", "tcp"]),
+            default="udp",
+            show_default=True,
+            help="TCP is for IPFIX; a connection that breaks is made again.",
+        ),
+        click.option(
+            "--template-refresh-rate",
+            type=SECONDS,
+            default=300,
+            show_default=True,
+            help="Seconds between Templates (over TCP: options records).",
+        ),
+        click.option("--dry-run", is_flag=True, help="Print flows as NDJSON instead of sending them."),
+        click.option(
+            "--user", metavar="NAME", help="Whom to run as when the programs are attached.  [default: who started it]"
+        ),
+    )
+    return _with(command, options)
+
+
+def _with(command: _F, options: Sequence[Callable[[_F], _F]]) -> _F:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    """Combinations that mean nothing."""
+    protocol = options["protocol"]
+    if protocol != "ipfix":
+        for name, value, usual in (("--transport tcp", "transport", "udp"), ("--biflow", "biflow", False)):
+            if options[value] != usual:
+                raise ConfigError(f"{name} is for --protocol ipfix, not {protocol}; leave one of them out")
+        if options["time_unit"] != "ms":
+            raise ConfigError(f"--time-unit: {protocol} has milliseconds only; leave it out or give --protocol ipfix")
+    if protocol == "netflow5":
+        if options["observation_domain_id"] > 0xFFFF:
+            raise ConfigError("--observation-domain-id: NetFlow v5 has 16 bits for it; give 0 to 65535")
+        if options["sampling_interval"] > 0x3FFF:
+            raise ConfigError("--sampling-packet-interval: NetFlow v5 has 14 bits for it; give 1 to 16383")
+
+
+def _pick(kind: type[Any], options: Mapping[str, Any], **further: Any) -> Any:
+    """A configuration from the options of the same names."""
+    names = kind.__dataclass_fields__
+    return kind(**{name: value for name, value in options.items() if name in names}, **further)
+
+
+def _configs(options: Mapping[str, Any], own: Sequence[bytes]) -> tuple[ExportConfig, MeterConfig]:
+    from pyflowx.exporting import ExportConfig
+    from pyflowx.kernel import MeterConfig
+
+    exclude = tuple((octets, options["collector_port"]) for octets in own)
+    meter = _pick(MeterConfig, {**options, "interfaces": _interfaces(options["interfaces"])}, exclude=exclude)
+    meter.check()
+    return _pick(ExportConfig, options), meter
+
+
+def _sessions(
+    stack: ExitStack, options: Mapping[str, Any], hosts: Sequence[str]
+) -> tuple[list[Session], list[tuple[str, SendCounts]]]:
+    """Where records go, and the counts of each collector."""
+    from pyflowx.exporting import SinkSession, TcpSession, UdpSession
+    from pyflowx.exporting.sessions import udp_encoder
+
+    if options["dry_run"]:
+        from pyflowx.sinks.ndjson import CommonNdjson
+        from pyflowx.sinks.output import Output
+        from pyflowx.sinks.target import Target
+
+        return [SinkSession(Output(CommonNdjson(), Target()))], []
+    port, refresh_ns = options["collector_port"], int(options["template_refresh_rate"] * 1e9)
+    names = [f"{host}:{port}" for host in hosts]
+    if options["transport"] == "tcp":
+        from pyflowx.transport.tcp import TcpConnection
+
+        connections = [TcpConnection(host, port) for host in hosts]
+        domain = options["observation_domain_id"]
+        counts = [connection.counts for connection in connections]
+        tcp: list[Session] = [TcpSession(domain, connection, refresh_ns) for connection in connections]
+        return tcp, list(zip(names, counts, strict=True))
+    from pyflowx.transport.udp import UdpSender
+
+    sender = stack.enter_context(UdpSender([(host, port) for host in hosts]))
+    sampling = options["sampling_interval"], options["sampling_random"]
+    encoder = udp_encoder(options["protocol"], options["observation_domain_id"], sampling)
+    return [UdpSession(encoder, sender, refresh_ns)], list(zip(names, sender.counts, strict=True))
+
+
 @click.command("export", epilog=EPILOG, short_help="Meter an interface in the kernel; send IPFIX.")
-@click.option(
-    "-i",
-    "--interface",
-    "interfaces",
-    multiple=True,
-    default=["lo"],
-    show_default=True,
-    help="What to meter; repeatable.",
-)
-@click.option("-H", "--collector-host", default="127.0.0.1", show_default=True, help="Name, IPv4 or IPv6 address.")
-@click.option(
-    "-p", "--collector-port", type=click.IntRange(1, 65535), default=4739, show_default=True, help="UDP port."
-)
-@click.option(
-    "--active-timeout", type=SECONDS, default=60, show_default=True, help="Seconds after which a long flow is cut."
-)
-@click.option(
-    "--inactive-timeout", type=SECONDS, default=15, show_default=True, help="Seconds without a packet that end a flow."
-)
-@click.option(
-    "--template-refresh-rate", type=SECONDS, default=300, show_default=True, help="Seconds between Templates."
-)
-@click.option(
-    "--observation-domain-id",
-    type=click.IntRange(0, 2**32 - 1),
-    default=1,
-    show_default=True,
-    help="Tells exporters behind one address apart.",
-)
-@click.option(
-    "--hook",
-    type=click.Choice(["auto", "xdp", "tc"]),
-    default="auto",
-    show_default=True,
-    help="Where in the kernel; auto: native XDP on ingress where the driver has it, TC elsewhere.",
-)
-@click.option(
-    "--direction",
-    type=click.Choice(["both", "ingress", "egress"]),
-    default="both",
-    show_default=True,
-    help="Packets that come in, that go out, or both; XDP sees those that come in.",
-)
-@click.option(
-    "--max-flows",
-    type=click.IntRange(1, 1 << 24),
-    default=1 << 18,
-    show_default=True,
-    help="Flows at once, in the kernel (some 350 octets each) and in the flow table; when full, the oldest end early.",
-)
+@_meter_options
+@_record_options
+@_collector_options
 @operation_options
-def command(
-    interfaces: tuple[str, ...],
-    collector_host: str,
-    collector_port: int,
-    active_timeout: int,
-    inactive_timeout: int,
-    template_refresh_rate: int,
-    observation_domain_id: int,
-    hook: str,
-    direction: str,
-    max_flows: int,
-    **further: Any,
-) -> None:
-    """Meter the packets of interfaces with programs in the kernel and send their flows as IPFIX (RFC 7011) over UDP.
+def command(**options: Any) -> None:
+    """Meter the packets of interfaces with programs in the kernel and send their flows as IPFIX (RFC 7011).
 
     Needs root. Our own export traffic is left out. Nothing stays attached when it ends.
     """
-    operation = Operation.take(further)
-    names = _interfaces(interfaces)
-    from pyflowx.exporting import ExportConfig, Exporter
+    operation = Operation.take(options)
+    _check(options)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's: they would keep the privileges that we give up
+    from pyflowx.exporting import Exporter, SinkSession
+    from pyflowx.exporting.privileges import drop, find_user
     from pyflowx.exportview import ExporterView
-    from pyflowx.kernel import Meter, MeterConfig
+    from pyflowx.kernel import Meter
     from pyflowx.metrics import EXPORTER
-    from pyflowx.transport.udp import UdpSender
 
-    host, octets = _collector(collector_host, collector_port)
-    config = ExportConfig(active_timeout, inactive_timeout, template_refresh_rate, observation_domain_id, max_flows)
-    meter_config = MeterConfig(names, hook, direction, max_flows, ((octets, collector_port),))
-    with (
-        UdpSender([(host, collector_port)]) as sender,
-        Meter(meter_config) as meter,
-        Exporter(meter, sender, config) as exporter,
-        _signals(exporter),
-    ):
+    user = find_user(options["user"]) if options["user"] else None
+    resolved = dict(_collector(host, options["collector_port"]) for host in options["collectors"])
+    config, meter_config = _configs(options, [] if options["dry_run"] else list(resolved.values()))
+    with ExitStack() as stack:
+        sessions, targets = _sessions(stack, options, list(resolved))
+        meter = stack.enter_context(Meter(meter_config))
+        exporter = stack.enter_context(Exporter(meter, sessions, config))
+        for session in sessions:
+            if isinstance(session, SinkSession):
+                session.gone = exporter.stop
+        stack.enter_context(_signals(exporter))
         hooks = exporter.start()
         for at in hooks:
             LOG.info(f"metering {at.interface} {at.direction} ({at.hook})")
-        targets = list(zip([f"{host}:{collector_port}"], sender.counts, strict=True))
+        drop(user)
         view = ExporterView(exporter, meter.statistics, targets, hooks, LOG.lines)
-        name = f"export-{names[0]}.sock"
+        name = f"export-{meter_config.interfaces[0]}.sock"
         with served(operation, "export", name, EXPORTER, view, view.sections, view.watched):
             exporter.run()
-        for line in summary(exporter.counters, meter.statistics(), sender.counts):
+        exporter.close()
+        for line in summary(exporter.counters, meter.statistics(), targets):
             LOG.info(line)

@@ -55,6 +55,8 @@ class TemplateEncoder(ABC):
         self._ids: dict[tuple[tuple[FieldSpecifier, ...], int], int] = {}
         self._next_id = MIN_TEMPLATE_ID
         self._unsent: set[int] = set()  # Templates that have been in no message
+        self.with_templates = 0
+        """Messages made that hold Templates."""
 
     @abstractmethod
     def _template_record(self, record: TemplateRecord) -> bytes:
@@ -116,6 +118,7 @@ class TemplateEncoder(ABC):
                 used = 0
             bodies[-1].append(piece)
             used += len(piece.octets)
+        self.with_templates += sum(any(not piece.data_records for piece in body) for body in bodies)
         contents = [b"".join(piece.octets for piece in body) for body in bodies]
         lengths = self.dialect.header_octets + np.fromiter(map(len, contents), np.int64, len(contents))
         data = np.zeros((len(bodies), int(lengths.max())), np.uint8)

@@ -206,6 +206,7 @@ class Encoder:
         self.observation_domain_id = observation_domain_id
         self.boot_ns = boot_ns
         self.sampling = 0
+        self.with_templates = 0  # as other encoders have it
         self.sequence_number = 0
         fits = (max_octets - self.form.header.itemsize) // self.form.record_length
         self.max_records = min(fits, 30) if version == 5 else min(fits, 0xFFFF)

@@ -340,7 +340,7 @@ def test_held_data_is_given_up_when_it_is_too_old() -> None:
 
 
 def test_held_data_over_the_cap_of_an_exporter_is_dropped_and_counted() -> None:
-    decoder = Decoder(limits=TemplateLimits(held_octets_per_exporter=600))
+    decoder = Decoder(limits=TemplateLimits(held_octets_per_exporter=2200))
     decoded, problems = decode(*[message(set_of(256, RECORD))] * 3, decoder=decoder)
     dropped = [(packet, offset) for packet, offset, reason in problems if reason is Reason.HELD_DATA_DROPPED]
     assert dropped == [(2, 16)] and [o.held for o in decoded.opaque] == [True, True, False]
@@ -350,7 +350,7 @@ def test_held_data_over_the_cap_of_an_exporter_is_dropped_and_counted() -> None:
 
 
 def test_held_data_over_the_cap_in_all_is_dropped_and_counted() -> None:
-    decoder = Decoder(limits=TemplateLimits(held_octets=600))
+    decoder = Decoder(limits=TemplateLimits(held_octets=2200))
     for last in range(3):
         _, problems = decode(message(set_of(256, RECORD)), decoder=decoder, exporter=address(last))
     assert [reason for _, _, reason in problems] == [Reason.HELD_DATA, Reason.HELD_DATA_DROPPED]
@@ -450,6 +450,7 @@ def test_batches_share_messages_with_the_templates_before_them() -> None:
     options = FlowBatch(PORT_FIELDS, flows_of(2).columns, scope_count=1)
     sent = encoder.encode_all([flows_of(25), other, flows_of(0), options, flows_of(45)], 5 * SECOND, templates="all")
     assert max(len(each) for each in sent.tolist()) <= 100
+    assert encoder.with_templates == 1
     assert len(sent) == 2 + 1 + 2  # what is left over with three Templates, one and two Messages of 20 records
     decoded, problems = decode(*sent.tolist())
     assert not problems and [each.message for each in decoded.templates] == [0, 0, 0]

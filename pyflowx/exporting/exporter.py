@@ -1,0 +1,270 @@
+"""The Exporting Process (RFC 5470 §5.3): kernel maps -> flow table -> records -> sessions.
+
+One tick a second drains the maps, ages the flows and sends what ended.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+
+from pyflowx.batch import Array, FlowBatch
+from pyflowx.exporting.biflow import FIN, RST, Pairing, ended, ended_biflows
+from pyflowx.exporting.fields import MERGES, Schema
+from pyflowx.exporting.options import Facts, options
+from pyflowx.exporting.sessions import Encoder, Session, SessionCounts, Tick
+from pyflowx.flowtable import Ending, EndReason, FlowRecords, FlowTable
+from pyflowx.kernel import Attachment
+from pyflowx.kernel.layout import dtypes
+
+TICK_NS = 1_000_000_000
+TICK_SPREAD_S = 0.7  # the part of a tick that sending may take
+END_SPREAD_S = 3.0  # ... and the time that the last flows may take
+QUIET_NS = TICK_NS // 2  # after the last packet of a connection that has ended: nothing belated is to come
+IGNORED = ("malformed", "lost")  # statistics of packets that are in no flow though they should be
+
+
+class MeterPart(Protocol):
+    """What the Exporter needs of :class:`pyflowx.kernel.Meter`."""
+
+    def attach(self) -> list[Attachment]: ...
+    def drain(self) -> tuple[Array, Array]: ...
+    def offset_ns(self) -> int: ...
+    def statistics(self) -> dict[str, tuple[int, int]]: ...
+    def detach(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExportConfig:
+    """Timeouts are in seconds, ``max_flows`` bounds the flow table. ``protocol`` to ``biflow``: as in
+    :class:`~pyflowx.exporting.fields.Schema`, ``key`` is its ``level``. The sampling is the meter's."""
+
+    active_timeout: float = 60
+    inactive_timeout: float = 15
+    observation_domain_id: int = 1
+    max_flows: int = 1 << 18
+    protocol: str = "ipfix"
+    key: str = "vlan"
+    time_unit: str = "ms"
+    biflow: bool = False
+    sampling_interval: int = 1
+    sampling_random: bool = False
+
+
+@dataclass(slots=True)
+class ExportCounters:
+    """What happened since the start. Metered is what came out of the maps, exported what records said; refused is what
+    the protocol cannot carry; not sent is what no collector could be given. Messages are those of all sessions."""
+
+    ticks: int = 0
+    drains: int = 0
+    slow_ticks: int = 0  # took longer than a tick
+    skipped_ticks: int = 0  # were not begun for that reason
+    packets_metered: int = 0
+    octets_metered: int = 0
+    l2_octets_metered: int = 0
+    packets_exported: int = 0
+    octets_exported: int = 0
+    l2_octets_exported: int = 0
+    flows: Counter[EndReason] = field(default_factory=Counter)
+    refused_flows: int = 0
+    refused_packets: int = 0
+    not_sent_flows: int = 0
+    not_sent_packets: int = 0
+    messages: int = 0
+    message_octets: int = 0
+    template_messages: int = 0
+    last_drain_ns: int = 0
+    last_tick_ns: int = 0
+
+    def metered(self, values: Array) -> None:
+        self.packets_metered += int(values["packets"].sum())
+        self.octets_metered += int(values["octets"].sum())
+        self.l2_octets_metered += int(values["l2_octets"].sum())
+
+    def exported(self, records: FlowRecords) -> None:
+        names = records.values.dtype.names or ()
+        for way in ("", "r_"):
+            if f"{way}packets" in names:
+                self.packets_exported += int(records.values[f"{way}packets"].sum())
+                self.octets_exported += int(records.values[f"{way}octets"].sum())
+                self.l2_octets_exported += int(records.values[f"{way}l2_octets"].sum())
+        for reason, count in enumerate(np.bincount(records.reason).tolist()):
+            if count:
+                self.flows[EndReason(reason)] += count
+
+    def sessions(self, counts: Sequence[SessionCounts]) -> None:
+        """Sum up what they say."""
+        self.messages = sum(each.messages for each in counts)
+        self.message_octets = sum(each.octets for each in counts)
+        self.template_messages = sum(each.template_messages for each in counts)
+        self.not_sent_flows = sum(each.not_sent_flows for each in counts)
+        self.not_sent_packets = sum(each.not_sent_packets for each in counts)
+
+
+class Exporter:
+    """Runs meter, table and sessions; closes the sessions, the meter stays the caller's to close.
+
+    ``start()`` attaches, ``run()`` ticks until ``stop()`` (safe in a signal handler) and then drains: the
+    programs are detached first, so that what they counted is complete, and all flows go out with
+    reason 4.
+    """
+
+    def __init__(self, meter: MeterPart, sessions: Sequence[Session], config: ExportConfig) -> None:
+        self._meter, self._sessions, self._config = meter, sessions, config
+        self._schema = Schema(
+            config.protocol, config.key, config.time_unit, config.biflow, sampled=config.sampling_interval > 1
+        )
+        key, value = dtypes(config.key)
+        self._pairing = Pairing(key, value) if config.biflow else None
+        self._table = FlowTable(
+            key,
+            self._pairing.value_dtype if self._pairing else value,
+            self._pairing.merges if self._pairing else MERGES,
+            active_ns=int(config.active_timeout * 1e9),
+            idle_ns=int(config.inactive_timeout * 1e9),
+            max_flows=config.max_flows,
+            ending=Ending("tcp_flags", FIN | RST, ended_biflows if self._pairing else ended, QUIET_NS),
+        )
+        self._facts = Facts(
+            config.observation_domain_id,
+            sampling_interval=config.sampling_interval,
+            sampling_random=config.sampling_random,
+        )
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._wake, select.POLLIN)
+        self.counters = ExportCounters()
+        self.observe: Callable[[Sequence[FlowBatch], int], None] | None = None
+        """Is shown the flows that are exported, and the Export Time in ns."""
+
+    def __len__(self) -> int:
+        """Flows in the table."""
+        return len(self._table)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> list[Attachment]:
+        attachments = self._meter.attach()
+        self._facts.interfaces = list(dict.fromkeys((at.ifindex, at.interface) for at in attachments))
+        return attachments
+
+    def stop(self) -> None:
+        """End ``run()`` soon."""
+        os.eventfd_write(self._wake, 1)
+
+    def run(self) -> None:
+        """Tick until ``stop()``, then :meth:`finish`. Ticks keep their pace: the n-th is due n s after the start."""
+        due = time.monotonic_ns() + TICK_NS
+        while not self._stopped(due):
+            begin = time.monotonic_ns()
+            self.tick()
+            end = time.monotonic_ns()
+            self.counters.last_tick_ns = end - begin
+            self.counters.slow_ticks += end - begin > TICK_NS
+            due += TICK_NS
+            if end > due:
+                late = (end - due) // TICK_NS + 1
+                self.counters.skipped_ticks += late
+                due += late * TICK_NS
+        self.finish()
+
+    def _stopped(self, due_ns: int) -> bool:
+        """Wait until a tick is due or ``stop()``."""
+        return bool(self._poll.poll(max(0, due_ns - time.monotonic_ns()) / 1e6))
+
+    def tick(self) -> None:
+        """Drain, age, send what ended."""
+        ended = self._drain()
+        now = time.monotonic_ns()
+        self._export([*ended, self._table.expire(now)], now, TICK_SPREAD_S)
+        self.counters.ticks += 1
+
+    def finish(self) -> None:
+        """Detach, drain once more, send all flows."""
+        try:
+            self._meter.detach()
+        finally:
+            ended = self._drain()
+            self._export([*ended, self._table.flush()], time.monotonic_ns(), END_SPREAD_S)
+
+    def close(self) -> None:
+        """What sessions could not send is counted now."""
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
+            for session in self._sessions:
+                session.close()
+            self._count_sessions()
+
+    def _count_sessions(self) -> None:
+        self.counters.sessions([session.counts for session in self._sessions])
+
+    def _drain(self) -> list[FlowRecords]:
+        """The meter's deltas into the table; what had to leave for lack of room, in the kernel's map or here."""
+        begin = time.monotonic_ns()
+        keys, values = self._meter.drain()
+        self.counters.last_drain_ns = time.monotonic_ns() - begin
+        self.counters.drains += 1
+        self.counters.metered(values)
+        full = keys["ip_version"] == 0
+        if "ethertype" in (keys.dtype.names or ()):
+            full &= keys["ethertype"] == 0  # else: a flow of what is not IP
+        found = []
+        if full.any():
+            reason = np.full(np.count_nonzero(full), EndReason.LACK_OF_RESOURCES, np.uint8)
+            found.append(FlowRecords(keys[full], values[full], reason))
+            keys, values = keys[~full], values[~full]
+        if self._pairing is None:
+            return [*found, self._table.update(keys, values)]
+        return [*found, self._table.update(*self._pairing.deltas(keys, values))]
+
+    def _export(self, parts: Sequence[FlowRecords], now_ns: int, spread_s: float) -> None:
+        offset_ns = self._meter.offset_ns()
+        tick = Tick(now_ns, time.time_ns(), offset_ns, spread_s)
+        batches = []
+        for records in parts:
+            if len(records):
+                batches += self._batches(records, offset_ns)
+        if self.observe is not None:
+            self.observe(batches, tick.export_ns)
+        self._look_for_ignored(tick.export_ns)
+        for session in self._sessions:
+            session.send(batches, self._options, tick)
+        self._count_sessions()
+
+    def _batches(self, records: FlowRecords, offset_ns: int) -> list[FlowBatch]:
+        if self._pairing is not None and records.values.dtype == self._pairing.value_dtype:
+            records = self._pairing.records(records)
+        self.counters.exported(records)
+        carried, refused = self._schema.carried(records)
+        self.counters.refused_flows += len(refused)
+        self.counters.refused_packets += int(refused.values["packets"].sum())
+        return self._schema.batches(carried, offset_ns)
+
+    def _options(self, counts: SessionCounts, encoder: Encoder) -> list[FlowBatch]:
+        return options(self._facts, self._schema, counts, encoder)
+
+    def _look_for_ignored(self, export_ns: int) -> None:
+        """Note when packets were ignored."""
+        statistics = self._meter.statistics()
+        ignored = [statistics.get(name, (0, 0)) for name in IGNORED]
+        packets, facts = sum(count for count, _ in ignored), self._facts
+        if packets > facts.ignored_packets:
+            facts.ignored_packets, facts.ignored_octets = packets, sum(octets for _, octets in ignored)
+            facts.ignored_first_ns = facts.ignored_first_ns or export_ns
+            facts.ignored_last_ns = export_ns
