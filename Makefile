@@ -20,7 +20,7 @@ help:
 	@echo 'make soak      a collector under load for ten minutes: nothing lost, memory flat'
 	@echo 'make install   pyflowx into $(PREFIX), linked as $(BIN)/pyflowx'
 	@echo 'make install-services   and systemd units for it'
-	@echo 'make uninstall the reverse of make install'
+	@echo 'make uninstall the reverse of both'
 
 # $(call apt,PACKAGES): install those that are missing; asks the network only when one is.
 apt = missing=""; for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
@@ -80,7 +80,7 @@ install-services: install
 	@echo 'edit /etc/pyflowx/pyflowx.toml, then: systemctl enable --now pyflowx-collect'
 
 uninstall:
-	@$(SUDO) rm -rf $(PREFIX)
+	@$(SUDO) rm -rf $(PREFIX) /etc/sysctl.d/60-pyflowx.conf $(addprefix /etc/systemd/system/,$(notdir $(wildcard pyflowx/share/systemd/*)))
 	@[ "$$(readlink $(BIN)/pyflowx)" != $(PREFIX)/bin/pyflowx ] || $(SUDO) rm $(BIN)/pyflowx
 
 clean:

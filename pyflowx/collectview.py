@@ -7,7 +7,7 @@ since 1970:
   ``decode_seconds``, ``output_seconds``, ``cpu_seconds``, ``memory_octets``, ``protocols`` and ``problems`` by name.
 - ``pipeline``: the way from the wire to the file, in its order: ``stage``, ``unit``, ``passed`` (null: not known),
   ``lost``. Stages: ``network`` (gaps in sequence numbers), ``interface``, ``backlog``, ``socket``, ``decoder``,
-  ``output``.
+  ``output``; ``network`` stands there for each unit that exporters count, ``units`` being those of many.
 - ``socket``: octets ``queued`` and ``limit`` of the fullest socket, ``dropped`` datagrams.
 - ``exporters``: the :data:`EXPORTERS` with most datagrams; ``exporters_in_all`` says how many there are.
 - ``domains``: sequence accounting by exporter, protocol and Observation Domain, those with most losses first.
@@ -144,6 +144,8 @@ class CollectorView:
         for unit in dict.fromkeys(UNITS[protocol] for protocol in counters.protocols if protocol in UNITS):
             rows = [counts for key, counts in list(counters.sequences.counts.items()) if UNITS[key[0]] == unit]
             stages.append(Stage("network", unit, None, sum(row.lost for row in rows)))
+        if counters.sequences.others.lost:
+            stages.append(Stage("network", "units", None, counters.sequences.others.lost))
         if self.receivers:
             links = self.interface_drops().values()
             received, dropped = sum(link.received for link in links), sum(link.dropped for link in links)
