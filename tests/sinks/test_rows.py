@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pyflowx.batch import V4_MAPPED, Octets
 from pyflowx.sinks._rows import fill
-from pyflowx.sinks.rows import Cell, RowWriter, Value, cell, json_string
+from pyflowx.sinks.rows import FIXED_LENGTH, NO_LENGTH, VARINT_LENGTH, Cell, RowWriter, Value, cell, json_string
 
 LABELS = (b"", b"one", b"a much longer label than any number has digits, longer than a block of thirty-two")
 
@@ -25,17 +25,33 @@ def ipv6_text(octets: bytes, mapped_as_ipv4: bool) -> str:
     return str(address)
 
 
-def oracle(kind: str, values: Any, extra: Any, row: int) -> str:
+def varint(value: int) -> bytes:
+    octets = bytearray()
+    while value >= 0x80:
+        octets.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*octets, value])
+
+
+def oracle(kind: str, values: Any, extra: Any, row: int) -> bytes:
     if kind == "t":
-        return Octets(values, *extra).tolist()[row].decode()
+        return Octets(values, *extra).tolist()[row]
     if kind in "6a":
-        return ipv6_text(values[row].tobytes(), kind == "a")
+        return ipv6_text(values[row].tobytes(), kind == "a").encode()
+    if kind == "B":
+        octets = values[row].tobytes()
+        octets = octets[12:] if octets.startswith(V4_MAPPED) else octets
+        return bytes([len(octets)]) + octets
     value = int(values[row])
+    if kind == "v":
+        return varint(value % (1 << 64))
+    if kind == "b":
+        return b"\4" + value.to_bytes(4, "big")
     if kind == "l":
-        return extra[value].decode()
+        return bytes(extra[value])
     if kind == "m":
-        return (value & (2**48 - 1)).to_bytes(6, "big").hex(":")
-    return str(ipaddress.IPv4Address(value)) if kind == "4" else str(value)
+        return (value & (2**48 - 1)).to_bytes(6, "big").hex(":").encode()
+    return (str(ipaddress.IPv4Address(value)) if kind == "4" else str(value)).encode()
 
 
 def edges(bits: int, signed: bool = False) -> st.SearchStrategy[int]:
@@ -58,7 +74,7 @@ ADDRESSES = (
 
 @st.composite
 def columns(draw: st.DrawFn, n: int) -> tuple[str, Any, Any]:
-    kind = draw(st.sampled_from("ui46almt"))
+    kind = draw(st.sampled_from("ui46almtvbB"))
     extra: Any = None
     values: Any
     few = draw(st.booleans())  # values that come again are copied from the row before
@@ -73,11 +89,14 @@ def columns(draw: st.DrawFn, n: int) -> tuple[str, Any, Any]:
     if kind in "ui":
         size = draw(st.sampled_from([1, 2, 4, 8]))
         values = np.array(some(edges(8 * size, kind == "i")), f"{kind}{size}")
-    elif kind == "4":
+    elif kind == "v":
+        dtype = draw(st.sampled_from(["u1", "u2", "u4", "u8", "i8"]))
+        values = np.array(some(edges(8 * int(dtype[1]), dtype == "i8")), dtype)
+    elif kind in "4b":
         values = np.array(some(edges(32)), np.uint32)
     elif kind == "m":
         values = np.array(some(edges(64)), np.uint64)
-    elif kind in "6a":
+    elif kind in "6aB":
         values = np.frombuffer(b"".join(some(ADDRESSES)), np.uint8).reshape(n, 16)
     elif kind == "l":
         values = np.array(some(st.integers(0, len(LABELS) - 1)), draw(st.sampled_from(["u1", "u2", "u4"])))
@@ -85,7 +104,7 @@ def columns(draw: st.DrawFn, n: int) -> tuple[str, Any, Any]:
     else:
         text = Octets.of([t.encode() for t in some(st.text(max_size=80))])
         values, extra = text.buffer, (text.starts, text.lengths)
-    if kind not in "t6a" and draw(st.booleans()):  # a view with a stride
+    if kind not in "t6aB" and draw(st.booleans()):  # a view with a stride
         values = np.repeat(values, 3)[::3]
     return kind, values, extra
 
@@ -105,23 +124,39 @@ def test_every_kind_against_python(
         (kind, texts[0], texts[1], values, None if mask is None else np.array(mask, bool), extra)
         for (kind, values, extra), mask in zip(found, masks, strict=True)
     )
-    block, ends = RowWriter(b"{", b";", b"}\n", nulls=nulls, capacity=data.draw(st.integers(1, 400))).block(specs, n)
+    length = data.draw(st.sampled_from([NO_LENGTH, VARINT_LENGTH, FIXED_LENGTH]))
+    writer = RowWriter(b"{", b";", b"}\n", nulls=nulls, length=length, capacity=data.draw(st.integers(1, 400)))
+    block, ends = writer.block(specs, n)
     expected = []
     for row in range(n):
         cells = []
         for (kind, values, extra), mask in zip(found, masks, strict=True):
             if mask is None or mask[row]:
-                cells.append(texts[0].decode() + oracle(kind, values, extra, row) + texts[1].decode())
+                cells.append(texts[0] + oracle(kind, values, extra, row) + texts[1])
             elif nulls:
-                cells.append("")
-        expected.append("{" + ";".join(cells) + "}\n")
-    assert block.decode() == "".join(expected)
-    assert ends.tolist() == np.cumsum([len(line.encode()) for line in expected]).tolist()
+                cells.append(b"")
+        line = b"{" + b";".join(cells) + b"}\n"
+        head = {NO_LENGTH: b"", VARINT_LENGTH: varint(len(line)), FIXED_LENGTH: len(line).to_bytes(4, "little")}
+        expected.append(head[length] + line)
+    assert block == b"".join(expected)
+    assert ends.tolist() == np.cumsum([len(line) for line in expected]).tolist()
+    whole, same_ends = writer.whole(specs, n)
+    assert (bytes(whole), same_ends.tolist()) == (block, ends.tolist())
 
 
 def test_one_value_for_all_rows() -> None:
     column = np.broadcast_to(np.uint64(7), 3)
     assert RowWriter(b"", b",", b"\n").block((cell(b"", Value("u", False, column)),), 3)[0] == b"7\n7\n7\n"
+
+
+@pytest.mark.parametrize("sizes", [[126, 128, 126], [1, 16_382, 1, 16_384, 127, 128], [2_100_000, 3]])
+def test_lengths_whose_own_length_changes(sizes: list[int]) -> None:
+    """The row moves; what comes after it must not copy from where it was."""
+    text = Octets.of([b"x" * size for size in sizes])
+    same = np.full(len(sizes), 7, np.uint8)
+    cells = cell(b"", Value.text(text)), cell(b"#", Value("v", False, same))
+    expected = b"".join(varint(size + 2) + b"x" * size + b"#\7" for size in sizes)
+    assert RowWriter(b"", b"", b"", length=VARINT_LENGTH).block(cells, len(sizes))[0] == expected
 
 
 def test_no_columns_and_no_rows() -> None:
@@ -167,6 +202,9 @@ OFFSETS = np.zeros(2, np.int64)
         (("t", b"", b"", np.zeros(8, np.uint8)[::2], None, (OFFSETS, OFFSETS)), "one run"),
         (("t", b"", b"", U8, None, (OFFSETS.astype(np.int32), OFFSETS)), "starts"),
         (("x", b"", b"", U8, None, None), "no kind"),
+        (("v", b"", b"", np.zeros(2, np.int32), None, None), "varint"),
+        (("b", b"", b"", np.zeros(2, np.uint64), None, None), "IPv4"),
+        (("B", b"", b"", np.zeros((2, 15), np.uint8), None, None), "IPv6"),
     ],
 )
 def test_a_wrong_column_is_an_error(spec: Cell, error: str) -> None:
