@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 from typing import Protocol as Interface
+
+import numpy as np
 
 from pyflowx.batch import PacketBatch
 from pyflowx.common import CommonBatch, to_common
@@ -25,6 +28,8 @@ from pyflowx.wire import Decoder
 if TYPE_CHECKING:
     from pyflowx.enrich.table import Enrichment
 
+MAX_OCTETS = 2 << 20
+"""Octets of datagrams that are decoded at once. Memory follows them: an octet of hostile ones costs some hundred."""
 LINGER_S = 0.06  # how long a batch gathers datagrams; a line has to be out 0.1 s after its datagram
 _IDLE_S = 1.0  # what is done each second is done without datagrams too
 
@@ -45,6 +50,17 @@ class Takes(Interface):
     """What is needed of a sink to hand flows to it."""
 
     def write(self, batch: CommonBatch, /) -> None: ...
+
+
+def pieces(packets: PacketBatch) -> Iterator[PacketBatch]:
+    """The batch in parts of about :data:`MAX_OCTETS`, which share its memory."""
+    ends = np.cumsum(packets.length)
+    if ends[-1] <= MAX_OCTETS:
+        yield packets
+        return
+    cuts = np.flatnonzero(np.diff(ends // MAX_OCTETS)) + 1
+    for first, end in pairwise([0, *cuts.tolist(), len(packets)]):
+        yield packets.take(slice(first, end))
 
 
 def consume_common(
@@ -133,7 +149,11 @@ class Collector:
             if self._stopped_ns is None or int(packets.received_ns[-1]) > self._stopped_ns:
                 return
 
-    def _process(self, packets: PacketBatch) -> None:
+    def _process(self, batch: PacketBatch) -> None:
+        for packets in pieces(batch):
+            self._process_piece(packets)
+
+    def _process_piece(self, packets: PacketBatch) -> None:
         begin = time.perf_counter()
         decoded, problems = self._decoder.decode(packets, int(packets.received_ns[-1]))
         self.counters.add(packets, decoded, problems)

@@ -101,7 +101,7 @@ class _Call:
         self.layouts: list[Layout | None] = [None] * len(self.keys)
         self.waiting: defaultdict[bytes, list[int]] = defaultdict(list)
         self.late: list[_Late] = []
-        self.found: defaultdict[Reason, list[tuple[int, int]]] = defaultdict(list)  # (Set, offset in it)
+        self.found: defaultdict[Reason, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))  # Sets, offsets
         self.resolved_at: dict[int, int] = {}  # Sets before their Template: the Set that brought it
         self.changes: defaultdict[bytes, list[tuple[int, Layout | None]]] = defaultdict(
             list
@@ -220,12 +220,15 @@ class _Call:
         return bytes(self.view[begin:end])
 
     def _problem(self, number: int, reason: Reason, plus: int = 0) -> None:
-        self.found[reason].append((number, plus))
+        numbers, offsets = self.found[reason]
+        numbers.append(number)
+        offsets.append(plus)
 
     def report(self) -> None:
-        for reason, rows in self.found.items():
-            numbers, plus = np.array(rows, np.int64).T
-            self.problems.add(self.messages.packet[self.table.span[numbers]], self.offset[numbers] + plus, reason)
+        for reason, (numbers, offsets) in self.found.items():
+            self.problems.add(
+                self.messages.packet[self.table.span[numbers]], self.offset[numbers] + np.array(offsets), reason
+            )
 
     def _give_up(self, number: int, held: bool) -> None:
         self.opaque.append(OpaqueSet(*self.places[number], self._content(number), held))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import NamedTuple
 
-_OVERHEAD = 256  # octets of memory that keeping even an empty Set costs, counted against the caps
+_OVERHEAD = 1024  # octets of memory that keeping even an empty Set costs, counted against the caps
 
 
 class HeldMessage(NamedTuple):
@@ -46,7 +46,7 @@ class HeldData:
         self.octets_per_exporter, self.octets_limit, self.age_ns = octets_per_exporter, octets, age_ns
         self.released = self.expired = self.dropped = self.octets = 0
         self._by_number: OrderedDict[int, tuple[bytes, HeldSet]] = OrderedDict()
-        self._numbers: dict[bytes, deque[int]] = {}
+        self._numbers: dict[bytes, dict[int, None]] = {}  # in order
         self._of_exporter: dict[bytes, int] = {}
         self._next = 0
 
@@ -63,7 +63,7 @@ class HeldData:
         self._of_exporter[held.message.exporter] = of_exporter + held.cost
         self.octets += held.cost
         self._by_number[self._next] = (key, held)
-        self._numbers.setdefault(key, deque()).append(self._next)
+        self._numbers.setdefault(key, {})[self._next] = None
         self._next += 1
         return True
 
@@ -82,9 +82,8 @@ class HeldData:
             if now_ns - held.held_ns <= self.age_ns:
                 return
             del self._by_number[number]
-            numbers = self._numbers[key]
-            numbers.popleft()  # the oldest of all is the oldest of its key
-            if not numbers:
+            del self._numbers[key][number]
+            if not self._numbers[key]:
                 del self._numbers[key]
             self._forget(held)
             self.expired += 1
