@@ -50,6 +50,11 @@ _TYPES = (
     *("informationElementId", "privateEnterpriseNumber", "informationElementDataType"),
     *("informationElementSemantics", "informationElementUnits:2", "informationElementName"),
 )
+_BIFLOW = (
+    *("sourceIPv4Address", "destinationIPv4Address", "flowStartMilliseconds", "reverseFlowDeltaMilliseconds"),
+    *("octetDeltaCount:4", "reverseOctetDeltaCount:3", "reversePacketDeltaCount", "biflowDirection", "reverseVlanId"),
+)
+_INIT = ("meteringProcessId", "systemInitTimeMilliseconds", "samplingPacketInterval", "samplingPacketSpace")
 _SAMPLERS = ("samplerId:1", "samplerRandomInterval:4", "samplerMode")
 
 
@@ -104,9 +109,11 @@ def _exported(encoder: ipfix.Encoder | netflow9.Encoder, flows: list[FlowBatch])
 
 
 def _template_seeds(encoder: type[ipfix.Encoder] | type[netflow9.Encoder], fixed: bool) -> list[bytes]:
-    shapes = [(_FLOW, 0), (_SIX, 0), (_TIMES, 0), (_TEXTS, 0), (_FRAME, 0), (_TYPES, 2), (_SAMPLERS, 1)]
+    shapes = [(_FLOW, 0), (_SIX, 0), (_TIMES, 0), (_TEXTS, 0), (_FRAME, 0), (_TYPES, 2), (_SAMPLERS, 1), (_INIT, 1)]
     if fixed:  # NetFlow v9 has no enterprise numbers
         shapes = [(tuple(name for name in names if "/" not in name), scope_count) for names, scope_count in shapes]
+    else:
+        shapes.append((_BIFLOW, 0))
     seeds = []
     for names, scope_count in shapes:
         datagrams = _exported(encoder(), [_flows(names, scope_count, fixed=fixed)])

@@ -2,7 +2,8 @@
 
 The invariant (:func:`check`): *any list of byte strings decodes to flows and problems, never to an exception, in
 linear time and bounded memory*; and whatever was decoded can be written raw (valid JSON, a line a message), brought
-to the common schema, written as NDJSON and shown as text.
+to the common schema (Biflows split, packet sections dissected, rates that options told applied), written in its formats
+and shown as text.
 
 An input is a list of datagrams: :func:`split` reads it, :func:`join` makes one. The first octet says how many datagrams
 a batch has; then each datagram is an octet of flags (the exporter; whether the header is repaired so that what is
@@ -11,6 +12,9 @@ behind it is reached) and two octets of length before its own.
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import json
 import os
 import struct
@@ -20,13 +24,15 @@ import numpy as np
 
 from pyflowx import text
 from pyflowx.batch import V4_MAPPED, Column, FlowBatch, Octets, PacketBatch
-from pyflowx.common import TABLE, CommonBatch, to_common
+from pyflowx.common import TABLE, CommonBatch
+from pyflowx.conversion import Conversion
 from pyflowx.decoded import Decoded, Problems, Protocol, Reason
 from pyflowx.errors import ConfigError
-from pyflowx.sinks import raw
+from pyflowx.sinks import Encoder, raw
+from pyflowx.sinks.csvtext import CommonCsv
 from pyflowx.sinks.ndjson import CommonNdjson
-from pyflowx.sinks.output import Output
-from pyflowx.sinks.target import Target
+from pyflowx.sinks.protobuf import CommonProtobuf
+from pyflowx.sinks.protobuf_schema import SCHEMAS
 from pyflowx.transport.capture import CaptureReader
 from pyflowx.wire import Decoder, TemplateLimits
 
@@ -95,6 +101,7 @@ def _packets(batch: list[tuple[int, bytes]], repair: Callable[[bytes], bytes], n
 def check(batches: Iterable[PacketBatch]) -> None:
     """The invariant, for these batches one after the other into one decoder."""
     decoder = Decoder(limits=LIMITS)
+    convert = Conversion(split_biflow=True, scaled=True)
     octets = 0
     for packets in batches:
         octets += int(packets.length.sum()) + 64 * len(packets)
@@ -106,7 +113,7 @@ def check(batches: Iterable[PacketBatch]) -> None:
             assert sum(map(_size, part.flows)) <= _FACTOR * octets + _CONSTANT
             _check_decoded(part)
             _check_raw(part)
-            _check_common(part)
+            _check_common(convert(part))
         assert decoder.templates.held.octets <= LIMITS.held_octets and len(decoder.templates) <= LIMITS.templates
 
 
@@ -158,8 +165,8 @@ def _check_raw(decoded: Decoded) -> None:
     assert sum("octets" in each for line in shown for each in line["sets"]) == len(decoded.opaque)
 
 
-def _check_common(decoded: Decoded) -> None:
-    for batch in to_common(decoded):
+def _check_common(batches: list[CommonBatch]) -> None:
+    for batch in batches:
         for column in TABLE:
             made = batch.columns.get(column.name)
             if made is None:
@@ -169,19 +176,32 @@ def _check_common(decoded: Decoded) -> None:
             width = _TYPES[column.type]
             assert not width or made.values.dtype.itemsize == width, (column.name, made.values.dtype)
             assert column.type != "u8" or made.values.dtype == np.uint8
-        _check_ndjson(batch)
+        _check_formats(batch)
 
 
-def _check_ndjson(batch: CommonBatch) -> None:
-    file = os.memfd_create("flows")
-    sink = Output(CommonNdjson(), Target(f"/proc/self/fd/{file}"))
-    try:
-        sink.write(batch)
-        rows = [json.loads(line) for line in os.pread(file, sink.octets, 0).splitlines()]
-        assert len(rows) == len(batch) and all("bytes" in row and "packets" in row for row in rows)
-    finally:
-        sink.close()
-        os.close(file)
+def _check_formats(batch: CommonBatch) -> None:
+    """What each format makes of a batch has as many rows."""
+    n = len(batch)
+    rows = [json.loads(line) for line in _encoded(CommonNdjson(), batch).splitlines()]
+    assert len(rows) == n and all("bytes" in row and "packets" in row for row in rows)
+    header, *lines = csv.reader(io.StringIO(_encoded(CommonCsv(), batch).decode()))
+    assert len(lines) == n and all(len(line) == len(header) for line in lines)
+    octets = _encoded(CommonProtobuf(SCHEMAS["pyflowx"]), batch)
+    messages = 0
+    while octets:  # each behind its length, a varint
+        size, shift, at = 0, 0, 0
+        while at == 0 or octets[at - 1] & 0x80:
+            size |= (octets[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+        assert at + size <= len(octets)
+        octets = octets[at + size :]
+        messages += 1
+    assert messages == n
+
+
+def _encoded(encoder: Encoder[CommonBatch], batch: CommonBatch) -> bytes:
+    pieces = itertools.chain(encoder.begin(), encoder.encode(batch), encoder.flush(), encoder.end())
+    return b"".join(bytes(part) for _, data in pieces for part in (data if isinstance(data, list) else [data]))
 
 
 def netflow(version: int) -> Callable[[bytes], None]:
