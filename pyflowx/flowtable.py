@@ -61,14 +61,13 @@ class FlowRecords(NamedTuple):
 class Ending(NamedTuple):
     """How the table sees that flows have ended by themselves.
 
-    Flows whose ``field`` has a bit of ``mask`` are shown to ``ended(keys, values)``, all together, at each
-    :meth:`FlowTable.expire`; those that it says yes to end when ``quiet_ns`` have passed since their last packet.
+    Flows whose ``field`` has a bit of ``mask`` are shown to ``ended(keys, values, now_ns)``, all together, at each
+    :meth:`FlowTable.expire`; those that it says yes to end.
     """
 
     field: str
     mask: int
-    ended: Callable[[Array, Array], npt.NDArray[np.bool_]]
-    quiet_ns: int
+    ended: Callable[[Array, Array, int], npt.NDArray[np.bool_]]
 
 
 class FlowTable:
@@ -151,8 +150,7 @@ class FlowTable:
         if self._ending is None or not len(rows):
             return rows
         content = self._view(np.take(self._store, rows, axis=0))
-        over = self._ending.ended(content["key"], content["value"])
-        return rows[over & (content["value"]["last_ns"] <= now_ns - self._ending.quiet_ns)]
+        return rows[self._ending.ended(content["key"], content["value"], now_ns)]
 
     def flush(self) -> FlowRecords:
         """All flows, ended by force."""

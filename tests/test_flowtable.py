@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyflowx.flowtable import KEEP, EndReason, FlowRecords, FlowTable
+from pyflowx.flowtable import KEEP, Ending, EndReason, FlowRecords, FlowTable
 
 KEY = np.dtype([("src", "u1", (16,)), ("port", "u2"), ("pad", "u1", (6,))])
 VALUE = np.dtype(
@@ -228,3 +228,54 @@ def test_sizes_that_cannot_be(max_flows):
         table(max_flows)
     with pytest.raises(ValueError, match="8 octets"):
         FlowTable([("a", "u4")], VALUE, MERGES, active_ns=1, idle_ns=1, max_flows=1)
+
+
+QUIET = 3
+SAYS_ENDED, MAY_HAVE = 4, 5  # of flags: the first means that it has, either that it is worth a look
+
+
+def ended(keys, values, now_ns):
+    assert (values["flags"] & MAY_HAVE != 0).all()  # nobody else is looked at
+    return (values["flags"] & SAYS_ENDED != 0) & (values["last_ns"].astype(np.int64) <= now_ns - QUIET)
+
+
+@given(ticks)
+def test_flows_that_say_so_end_when_they_are_quiet(steps):
+    ending = Ending("flags", MAY_HAVE, ended)
+    ours = FlowTable(KEY, VALUE, MERGES, active_ns=ACTIVE, idle_ns=IDLE, max_flows=1000, ending=ending)
+    model = Model()
+    for rows, now in steps:
+        ours.update(*deltas(rows))
+        model.update(rows)
+        wanted = []
+        for number, value in list(model.flows.items()):
+            if value[4] & SAYS_ENDED and now - value[3] >= QUIET:
+                wanted.append((number, *model.flows.pop(number), 3))
+        assert listed(ours.expire(now)) == sorted(wanted + model.expire(now))
+    assert len(ours) == len(model.flows)
+
+
+@given(st.lists(st.lists(delta, max_size=20), max_size=6))
+def test_the_first_value_with_a_count_stays(steps):
+    """As in biflows, where each way has its fields, and may have been silent so far."""
+    ours = FlowTable(KEY, VALUE, MERGES | {"kind": "packets"}, active_ns=ACTIVE, idle_ns=IDLE, max_flows=1000)
+    kinds = {}
+    for rows in steps:
+        rows = [(number, packets % 2, *rest) for number, packets, *rest in rows]
+        for number, packets, *_, kind in rows:
+            if packets:
+                kinds.setdefault(number, kind)
+        ours.update(*deltas(rows))
+    found = {row[0]: row[-2] for row in listed(ours.flush()) if row[1]}
+    assert found == kinds
+
+
+def test_rows_are_taken_by_index_mask_and_slice():
+    ours = table()
+    ours.update(*deltas([(number, 1, 1, 0, 0, 0, 1, 1) for number in range(4)]))
+    records = ours.flush()
+    whole = listed(records)
+    assert listed(records.take(np.array([0, 1, 2, 3]))) == whole
+    assert listed(records.take(np.ones(4, bool))) == whole
+    assert listed(records.take(slice(0, 2))) == listed(records.take(np.array([0, 1])))
+    assert len(records.take(slice(0, 0))) == 0

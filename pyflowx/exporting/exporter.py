@@ -28,7 +28,6 @@ from pyflowx.kernel.layout import dtypes
 TICK_NS = 1_000_000_000
 TICK_SPREAD_S = 0.7  # the part of a tick that sending may take
 END_SPREAD_S = 3.0  # ... and the time that the last flows may take
-QUIET_NS = TICK_NS // 2  # after the last packet of a connection that has ended: nothing belated is to come
 IGNORED = ("malformed", "lost")  # statistics of packets that are in no flow though they should be
 
 
@@ -132,7 +131,7 @@ class Exporter:
             active_ns=int(config.active_timeout * 1e9),
             idle_ns=int(config.inactive_timeout * 1e9),
             max_flows=config.max_flows,
-            ending=Ending("tcp_flags", FIN | RST, ended_biflows if self._pairing else ended, QUIET_NS),
+            ending=Ending("tcp_flags", FIN | RST, ended_biflows if self._pairing else ended),
         )
         self._facts = Facts(
             config.observation_domain_id,

@@ -74,7 +74,7 @@ class TcpConnection:
         assert self._socket is not None
         code = self._socket.connect_ex(self._address)
         if code in (0, errno.EISCONN):
-            self._is_open, self._written, self._failures = True, 0, 0
+            self._is_open, self._written, self._failures, self._next_s = True, 0, 0, 0.0
             self.number += 1
         elif code not in _BUSY or now_s >= self._next_s:
             self._fail(code if code not in _BUSY else errno.ETIMEDOUT, now_s)
