@@ -34,7 +34,9 @@ def template_key(exporter: bytes, version: int, observation_domain_id: int, temp
 class TemplateLimits:
     """What peers may make us remember. Times in ns; ``timeout_ns`` 0: Templates never expire.
 
-    ``fields`` counts those of distinct layouts (equal Templates share one), the others count each.
+    ``fields`` counts those of distinct layouts (equal Templates share one), the others count each. Where a limit is
+    reached, Templates that were not refreshed for ``stale_ns`` make room: else whoever filled it once, with
+    forged addresses perhaps, would shut out all who come later.
     """
 
     templates_per_exporter: int = 4096
@@ -48,6 +50,7 @@ class TemplateLimits:
     held_octets: int = 1 << 26
     held_age_ns: int = 300 * 10**9
     timeout_ns: int = 0
+    stale_ns: int = 3600 * 10**9
 
 
 class _Exporter:
@@ -104,10 +107,12 @@ class TemplateStore:
         if old is not None and old.fields == record.fields and old.scope_count == record.scope_count:
             self._refreshed[key] = now_ns
             self._refreshed.move_to_end(key)
+            keys = self._exporters[key[:EXPORTER]].keys
+            keys[key] = keys.pop(key)
             return True
         if old is not None:
             self._remove(key)
-        if not self._has_room(key[:EXPORTER], record):
+        if not self._make_room(key[:EXPORTER], record, now_ns):
             self.refused += 1
             return False
         self._add(key, record, now_ns)
@@ -197,16 +202,31 @@ class TemplateStore:
             changed.append((key, layout))
         return changed
 
-    def _has_room(self, exporter: bytes, record: TemplateRecord) -> bool:
+    def _make_room(self, exporter: bytes, record: TemplateRecord, now_ns: int) -> bool:
+        """Whether there is room, made of stale Templates if need be: the exporter's own, then anybody's."""
         limits, fields = self.limits, len(record.fields)
-        mine = self._exporters.get(exporter) or _Exporter()
-        return (
-            fields <= limits.fields_per_template
-            and len(mine.keys) < limits.templates_per_exporter
-            and mine.fields + fields <= limits.fields_per_exporter
-            and len(self.layouts) < limits.templates
-            and ((record.fields, record.scope_count) in self._interned or self._fields + fields <= limits.fields)
-        )
+        if fields > limits.fields_per_template or fields > limits.fields_per_exporter:
+            return False
+        while (mine := self._exporters.get(exporter)) is not None and (
+            len(mine.keys) >= limits.templates_per_exporter or mine.fields + fields > limits.fields_per_exporter
+        ):
+            if not self._drop_stale(mine.keys, now_ns):
+                return False
+        while len(self.layouts) >= limits.templates or (
+            (record.fields, record.scope_count) not in self._interned and self._fields + fields > limits.fields
+        ):
+            if not self._drop_stale(self._refreshed, now_ns):
+                return False
+        return True
+
+    def _drop_stale(self, keys: Iterable[bytes], now_ns: int) -> bool:
+        """Drop the first of these, the oldest, if it is stale."""
+        oldest = next(iter(keys), None)
+        if oldest is None or now_ns - self._refreshed[oldest] <= self.limits.stale_ns:
+            return False
+        self._remove(oldest)
+        self.expired += 1
+        return True
 
     def _add(self, key: bytes, record: TemplateRecord, now_ns: int) -> None:
         identity = record.fields, record.scope_count

@@ -207,3 +207,43 @@ def test_the_registry_that_is_given_is_not_changed() -> None:
     store = TemplateStore(registry)
     store.learn(exporter(1), [InformationElement(VENDOR, 7, "x", DATA_TYPES["string"])])
     assert len(registry) == size and store.element(exporter(1), VENDOR, 7).name == "x"
+
+
+HOUR = 3600 * 10**9
+ONE, TWO = (default_registry().field(name) for name in ("octetDeltaCount", "packetDeltaCount"))
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        TemplateLimits(templates=3),
+        TemplateLimits(fields=3),
+        TemplateLimits(templates_per_exporter=3),
+        TemplateLimits(fields_per_exporter=3),
+    ],
+    ids=["templates", "fields", "templates per exporter", "fields per exporter"],
+)
+def test_stale_templates_make_room_where_a_limit_is_reached(limits: TemplateLimits) -> None:
+    """Else forged exporters that filled the store once would shut out all that start later."""
+    store = TemplateStore(limits=limits)
+    addresses = [exporter(1)] * 5 if limits.templates_per_exporter == 3 or limits.fields_per_exporter == 3 else None
+    keys = [template_key((addresses or [exporter(n) for n in range(5)])[n], 10, 1, 256 + n) for n in range(5)]
+    fields = [(default_registry().field("octetDeltaCount", 1 + n),) for n in range(5)]
+
+    def define(n: int, now_ns: int) -> bool:
+        return store.define(keys[n], TemplateRecord(256 + n, fields[n]), now_ns)
+
+    assert all(define(n, n) for n in range(3))
+    assert not define(3, HOUR) and store.refused == 1  # nobody's is older than an hour
+    assert define(0, HOUR)  # refreshed
+    assert define(3, HOUR + 2) and store.expired == 1  # in the place of Template 257
+    assert set(store.layouts) == {keys[0], keys[2], keys[3]}
+    assert not define(4, HOUR + 2) and define(4, HOUR + 3)
+    assert set(store.layouts) == {keys[0], keys[3], keys[4]}
+
+
+def test_a_template_that_no_limit_can_hold_drops_nobody_elses() -> None:
+    store = TemplateStore(limits=TemplateLimits(fields_per_template=1))
+    assert store.define(template_key(exporter(1), 10, 1, 256), TemplateRecord(256, (ONE,)), 0)
+    assert not store.define(template_key(exporter(2), 10, 1, 256), TemplateRecord(256, (ONE, TWO)), 2 * HOUR)
+    assert len(store) == 1 and store.refused == 1 and store.expired == 0
