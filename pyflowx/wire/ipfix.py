@@ -11,7 +11,7 @@ import struct
 import numpy as np
 
 from pyflowx.batch import I32, I64, U8, Datagrams, PacketBatch
-from pyflowx.decoded import Decoded, Messages, Problems, Reason, TemplateRecord
+from pyflowx.decoded import Decoded, Messages, OpaqueSet, Problems, Reason, TemplateRecord
 from pyflowx.elements import VARIABLE_LENGTH
 from pyflowx.errors import EncodeError
 from pyflowx.wire.decoding import decode_sets, native, read_heads
@@ -33,16 +33,18 @@ _NS = 1_000_000_000
 
 
 def decode(packets: PacketBatch, rows: I32, state: TemplateStore, now_ns: int, problems: Problems) -> Decoded:
-    """Decode the datagrams in ``rows``, one Message each (RFC 7011 §10.3.3)."""
+    """Decode the datagrams in ``rows``, one Message each (RFC 7011 §10.3.3). Octets behind it are kept as such."""
     rows, heads = read_heads(packets, rows, HEADER, problems)
     header = native(heads)
     received = np.minimum(packets.length[rows], packets.data.shape[1]).astype(np.int64)
     said = header["length"].astype(np.int64)
+    longer = np.zeros(0, np.int64)
     if not np.array_equal(said, received):
         problems.add(rows[said < HEADER.itemsize], 2, Reason.BAD_MESSAGE_LENGTH)
         past, trailing = said > received, (said < received) & (said >= HEADER.itemsize)
         problems.add(rows[past], received[past], Reason.MESSAGE_PAST_DATAGRAM)
         problems.add(rows[trailing], said[trailing], Reason.TRAILING_OCTETS)
+        longer = np.flatnonzero(trailing)
     messages = Messages(
         rows,
         packets.exporter[rows],
@@ -54,7 +56,12 @@ def decode(packets: PacketBatch, rows: I32, state: TemplateStore, now_ns: int, p
         header["export_time"].astype(np.int64) * _NS,
         np.zeros(len(rows), np.int64),
     )
-    return decode_sets(IPFIX, packets, messages, np.minimum(said, received), state, now_ns, problems)
+    decoded = decode_sets(IPFIX, packets, messages, np.minimum(said, received), state, now_ns, problems)
+    late = len(decoded.messages) - len(messages)
+    for message in longer.tolist():
+        octets = packets.data[rows[message], said[message] : received[message]].tobytes()
+        decoded.opaque.append(OpaqueSet(late + message, int(said[message]), 0, octets, held=False))
+    return decoded
 
 
 class Encoder(TemplateEncoder):

@@ -135,3 +135,23 @@ def test_fields_that_have_no_octets_are_not_many_more_than_the_octets_of_a_recor
     unfair = template((4, 1), *[(82, 0)] * 6)
     decoded, problems = decode(v9(set_of(0, unfair), set_of(256, b"\6\1\2\3")))
     assert problems == [(0, 24, Reason.BAD_TEMPLATE), (0, 56, Reason.HELD_DATA)] and not decoded.flows
+
+
+def test_octets_behind_a_message_are_in_raw_output_also_beside_late_data() -> None:
+    """Some send the next message in the same datagram; it is counted, and nothing of it is lost."""
+    decoder = Decoder()
+    early, later = ipfix(set_of(256, b"\0\1")), ipfix(set_of(2, template((7, 2))))
+    decoder.decode(PacketBatch.of([early]), 0)
+    (decoded,), problems = decoder.decode(PacketBatch.of([later + early]), 0)
+    assert problems.tolist() == [(0, len(later), Reason.TRAILING_OCTETS)]
+    late, now = (json.loads(line) for line in raw.lines(decoded))
+    assert late["late"] and late["sets"] == [{"id": 256, "records": [{"sourceTransportPort": 1}]}]
+    assert now["sets"][-1] == {"id": 0, "held": False, "octets": early.hex()}
+
+
+def test_a_length_in_v9_that_no_record_can_have_is_a_variable_one() -> None:
+    """RFC 3954 has fixed lengths only; who sends 65535 means what IPFIX says it does."""
+    fields = template((82, 65535), (7, 2))
+    assert shown(v9(set_of(0, fields), set_of(256, b"\4eth0\0\x50"))) == [
+        {"interfaceName": "eth0", "sourceTransportPort": 80}
+    ]

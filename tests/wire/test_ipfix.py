@@ -119,6 +119,7 @@ def test_octets_behind_the_message_and_behind_the_last_set_are_reported() -> Non
     behind_set = message(set_of(256, RECORD), b"\1\2\3")
     decoded, problems = decode(behind_message, behind_set)
     assert sorted(problems) == [(0, 32, Reason.TRAILING_OCTETS), (1, 24, Reason.TRAILING_OCTETS)]
+    assert [(o.message, o.set_offset) for o in sorted(decoded.opaque)] == [(0, 32), (1, 24)]
     assert len(ports(decoded)) == 1
 
 
