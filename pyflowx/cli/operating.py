@@ -88,6 +88,7 @@ def served(
     ConfigError where one that was asked for cannot be; where it was not, the process goes on without.
     """
     with ExitStack() as stack:
+        stack.callback(LOG.flush)
         told = []
         if operation.metrics:
             url = _serve_metrics(stack, operation, metrics, view)
@@ -158,7 +159,6 @@ def collecting(operation: Operation, collector: Collector, view: CollectorView, 
     collector.each_second.append(Watch(view))
     with served(operation, "collect", f"collect-{port}.sock", COLLECTOR, view, view.sections, watched):
         yield
-    LOG.flush()
 
 
 def _on_hangup(collector: Collector, view: CollectorView) -> None:
