@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from pyflowx.cli import enriching
 from pyflowx.cli.decoding import Decoding, decoding_options
 from pyflowx.cli.inputs import Inputs, input_options, open_receiver, read_captures
 from pyflowx.cli.log import LOG
+from pyflowx.cli.numeric import prepare_numpy
 from pyflowx.cli.operating import Operation, collecting, operation_options
 from pyflowx.cli.outputs import Outputs, make_sink, output_options
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pyflowx.sinks import Sink
     from pyflowx.transport.udp import UdpReceiver
 
-_KEPT_OCTETS = 256 << 20
-_LARGEST_COLUMN = 32 << 20  # the most that glibc takes for M_MMAP_THRESHOLD
 
 EPILOG = """
 \b
@@ -64,26 +62,10 @@ def command(**options: Any) -> None:
 
     Ctrl-C ends it: what has arrived is written first, a summary goes to stderr.
     """
-    # NumPy would start a thread of OpenBLAS for every core, which takes longer than all the rest of our start.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    keep_memory()
+    prepare_numpy()
     decoding = Decoding(options, options["form"])
     taken = Inputs.take(options), Outputs.take(options), Operation.take(options)
     run(decoding, *taken, **options)
-
-
-def keep_memory() -> None:
-    """Tell glibc to keep what a batch's columns took, for the next batch's.
-
-    It would give each column back to the kernel, which then has to clear the pages again: a third of all CPU time.
-    """
-    import ctypes  # NumPy needs it anyway
-
-    trim_threshold, mmap_threshold = -1, -3  # from malloc.h
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(trim_threshold, _KEPT_OCTETS)
-        mallopt(mmap_threshold, _LARGEST_COLUMN)
 
 
 def run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pyflowx.cli.log import LOG
+from pyflowx.cli.numeric import prepare_numpy
 from pyflowx.cli.operating import Operation, operation_options, served
 from pyflowx.errors import ConfigError
 
@@ -345,7 +345,7 @@ def command(**options: Any) -> None:
     """
     operation = Operation.take(options)
     _check(options)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's: they would keep the privileges that we give up
+    prepare_numpy()
     from pyflowx.exporting import Exporter, SinkSession
     from pyflowx.exporting.privileges import drop, find_user
     from pyflowx.exportview import ExporterView

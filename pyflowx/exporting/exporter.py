@@ -1,6 +1,8 @@
 """The Exporting Process (RFC 5470 §5.3): kernel maps -> flow table -> records -> sessions.
 
-One tick a second drains the maps, ages the flows and sends what ended.
+One tick a second drains the maps, ages the flows and sends what ended. Where there are many flows the maps are
+drained less often (:func:`ticks_between_drains`): a flow that is counted in the kernel for five seconds costs as
+little as one that is for one, each drain costs the same again.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ import os
 import select
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -28,6 +30,8 @@ from pyflowx.kernel.layout import dtypes
 TICK_NS = 1_000_000_000
 TICK_SPREAD_S = 0.7  # the part of a tick that sending may take
 END_SPREAD_S = 3.0  # ... and the time that the last flows may take
+DRAIN_SHARE = 0.02  # of a processor, that draining may take before it is done less often
+MAX_DRAIN_TICKS = 5
 IGNORED = ("malformed", "lost")  # statistics of packets that are in no flow though they should be
 
 
@@ -56,6 +60,15 @@ class ExportConfig:
     biflow: bool = False
     sampling_interval: int = 1
     sampling_random: bool = False
+
+
+def ticks_between_drains(cost_s: float, flows: int, ticks: int, config: ExportConfig) -> int:
+    """How many ticks from a drain to the next one. The last one cost ``cost_s`` and had the ``flows`` of ``ticks``.
+
+    No more than a third of the inactive timeout, and only so many that flows fill the map by half.
+    """
+    wanted = min(MAX_DRAIN_TICKS, int(cost_s / DRAIN_SHARE), int(config.inactive_timeout / 3))
+    return max(1, min(wanted, config.max_flows * ticks // (2 * max(1, flows))))
 
 
 @dataclass(slots=True)
@@ -141,6 +154,10 @@ class Exporter:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
+        self._ticks = 0  # since the last drain
+        self._wanted_ticks = 1  # until the next one
+        self._map_full = 0
+        self._drained = 0  # flows that the last drain had
         self.counters = ExportCounters()
         self.observe: Callable[[Sequence[FlowBatch], int], None] | None = None
         """Is shown the flows that are exported, and the Export Time in ns."""
@@ -187,11 +204,22 @@ class Exporter:
         return bool(self._poll.poll(max(0, due_ns - time.monotonic_ns()) / 1e6))
 
     def tick(self) -> None:
-        """Drain, age, send what ended."""
-        ended = self._drain()
-        now = time.monotonic_ns()
-        self._export([*ended, self._table.expire(now)], now, TICK_SPREAD_S)
+        """Drain and age where it is time for it, send what ended."""
         self.counters.ticks += 1
+        self._ticks += 1
+        statistics = self._meter.statistics()
+        self._look_for_ignored(statistics)
+        parts: list[FlowRecords] = []
+        full, self._map_full = self._map_full, statistics.get("map_full", (0, 0))[0]
+        if self._ticks >= self._wanted_ticks or self._map_full > full:
+            begin = time.monotonic_ns()
+            parts = self._drain()
+            now = time.monotonic_ns()
+            parts.append(self._table.expire(now))
+            cost_s = (time.monotonic_ns() - begin) / 1e9
+            self._wanted_ticks = ticks_between_drains(cost_s, self._drained, self._ticks, self._config)
+            self._ticks = 0
+        self._export(parts, TICK_SPREAD_S)
 
     def finish(self) -> None:
         """Detach, drain once more, send all flows."""
@@ -199,7 +227,8 @@ class Exporter:
             self._meter.detach()
         finally:
             ended = self._drain()
-            self._export([*ended, self._table.flush()], time.monotonic_ns(), END_SPREAD_S)
+            self._look_for_ignored(self._meter.statistics())
+            self._export([*ended, self._table.flush()], END_SPREAD_S)
 
     def close(self) -> None:
         """What sessions could not send is counted now."""
@@ -219,6 +248,7 @@ class Exporter:
         keys, values = self._meter.drain()
         self.counters.last_drain_ns = time.monotonic_ns() - begin
         self.counters.drains += 1
+        self._drained = len(keys)
         self.counters.metered(values)
         full = keys["ip_version"] == 0
         if "ethertype" in (keys.dtype.names or ()):
@@ -232,16 +262,15 @@ class Exporter:
             return [*found, self._table.update(keys, values)]
         return [*found, self._table.update(*self._pairing.deltas(keys, values))]
 
-    def _export(self, parts: Sequence[FlowRecords], now_ns: int, spread_s: float) -> None:
+    def _export(self, parts: Sequence[FlowRecords], spread_s: float) -> None:
         offset_ns = self._meter.offset_ns()
-        tick = Tick(now_ns, time.time_ns(), offset_ns, spread_s)
+        tick = Tick(time.monotonic_ns(), time.time_ns(), offset_ns, spread_s)
         batches = []
         for records in parts:
             if len(records):
                 batches += self._batches(records, offset_ns)
         if self.observe is not None:
             self.observe(batches, tick.export_ns)
-        self._look_for_ignored(tick.export_ns)
         for session in self._sessions:
             session.send(batches, self._options, tick)
         self._count_sessions()
@@ -258,12 +287,11 @@ class Exporter:
     def _options(self, counts: SessionCounts, encoder: Encoder) -> list[FlowBatch]:
         return options(self._facts, self._schema, counts, encoder)
 
-    def _look_for_ignored(self, export_ns: int) -> None:
+    def _look_for_ignored(self, statistics: Mapping[str, tuple[int, int]]) -> None:
         """Note when packets were ignored."""
-        statistics = self._meter.statistics()
         ignored = [statistics.get(name, (0, 0)) for name in IGNORED]
         packets, facts = sum(count for count, _ in ignored), self._facts
         if packets > facts.ignored_packets:
             facts.ignored_packets, facts.ignored_octets = packets, sum(octets for _, octets in ignored)
-            facts.ignored_first_ns = facts.ignored_first_ns or export_ns
-            facts.ignored_last_ns = export_ns
+            facts.ignored_last_ns = time.time_ns()
+            facts.ignored_first_ns = facts.ignored_first_ns or facts.ignored_last_ns

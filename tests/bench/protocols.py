@@ -23,7 +23,7 @@ from capture import cpu, datagrams_of, least, records, resource, sflow_datagram
 from decode import flows as random_flows
 
 from pyflowx.batch import V4_MAPPED, PacketBatch
-from pyflowx.cli.collect import keep_memory
+from pyflowx.cli.numeric import keep_memory
 from pyflowx.conversion import Conversion
 from pyflowx.elements import default_registry
 from pyflowx.transport.capture import CaptureReader

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pyflowx.batch import PacketBatch
 from pyflowx.cli.export import summary
 from pyflowx.exporting import ExportConfig, Exporter, sessions
+from pyflowx.exporting.exporter import ticks_between_drains
 from pyflowx.flowtable import EndReason
 from pyflowx.kernel.layout import KEY_DTYPE, VALUE_DTYPE
 from pyflowx.transport.udp import SendCounts
@@ -272,3 +273,36 @@ def test_the_summary_says_where_everything_went(clock):
         "not sent: 2 flows of 3 packets",
         "slow: 1 tick of 0 took longer than a second",
     ]
+
+
+@pytest.mark.parametrize(
+    ("cost", "flows", "ticks", "config", "wanted"),
+    [
+        (0.001, 1000, 1, ExportConfig(), 1),
+        (0.05, 50_000, 1, ExportConfig(), 2),
+        (0.5, 50_000, 1, ExportConfig(max_flows=1 << 22), 5),
+        (0.5, 50_000, 1, ExportConfig(max_flows=300_000), 3),  # three seconds of new flows fill half of the map
+        (0.5, 50_000, 5, ExportConfig(max_flows=300_000), 5),  # those of five seconds do not
+        (0.5, 300_000, 5, ExportConfig(max_flows=300_000), 2),
+        (0.5, 300_000, 1, ExportConfig(max_flows=300_000), 1),
+        (0.5, 50_000, 1, ExportConfig(max_flows=1 << 22, inactive_timeout=6), 2),
+        (0.5, 50_000, 1, ExportConfig(max_flows=1 << 22, inactive_timeout=1), 1),
+    ],
+)
+def test_many_flows_are_drained_less_often(cost, flows, ticks, config, wanted):
+    assert ticks_between_drains(cost, flows, ticks, config) == wanted
+
+
+def test_a_costly_drain_is_followed_by_a_pause_unless_the_map_is_full(clock):
+    meter = Meter()
+    drain = meter.drain
+    meter.drain = lambda: (clock.sleep(0.1), drain())[1]
+    with Stepped(clock, meter, Sender(), 0, ExportConfig(max_flows=1 << 22)) as exporter:
+        seen = []
+        for tick in range(12):
+            if tick == 8:
+                meter.ignored = {"map_full": (1, 100)}
+            exporter.tick()
+            seen.append(exporter.counters.drains)
+        assert seen == [1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+        assert exporter.counters.ticks == 12
