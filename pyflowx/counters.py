@@ -118,7 +118,7 @@ class Counters:
             counts = self._exporter(address)
             _add_to(counts.protocols.setdefault(part.protocol, ProtocolCounts()), [share[i] for share in shares])
             counts.clock_skew_ns = skew[i]
-        self.sequences.add(part, problems, flows + options)
+        self.sequences.add(part, problems, flows, options)
 
 
 def _add_to(counts: ProtocolCounts, numbers: list[int]) -> None:

@@ -6,12 +6,17 @@ IPFIX counts Data Records, NetFlow v5 and v7 flows, v9 export packets, sFlow dat
 
 What stands behind the number we wait for is late or a copy; what stands far away may be an exporter that began
 anew, which the next message shows: it goes on from there (RFC 3550 appendix A.1 does the same for RTP).
+
+Not every exporter counts as its protocol says: softflowd's IPFIX leaves options records out and has the records of
+the message itself in its number, others count packets. Where the numbers fit such a rule (:data:`RULES`) again and
+again, and not the protocol's, that rule holds from then on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,15 +39,41 @@ _MAX_MISSING = 1 << 24  # a jump over more is no loss but another sequence
 _MASK = 0xFFFFFFFF
 _UNKNOWN = -1
 _FEW = 8  # messages for which a loop is faster than columns
+_VOTES = 2  # messages in doubt that fit a rule, with none that does not, for it to be taken
+
+
+class Amounts(NamedTuple):
+    """What a message holds, in the units that there are; -1: not known, as not all of it was read."""
+
+    records: int
+    flows: int
+    packets: int = 1
+
+
+class Rule(NamedTuple):
+    """``unit``: the field of :class:`Amounts` that is counted; ``included``: the message itself is in its number."""
+
+    unit: int
+    included: bool = False
+
+
+RULES = (Rule(0), Rule(1), Rule(2), Rule(0, included=True), Rule(1, included=True))
+_RULE_OF = {
+    Protocol.NETFLOW_V5: 1,
+    Protocol.NETFLOW_V7: 1,
+    Protocol.NETFLOW_V9: 2,
+    Protocol.IPFIX: 0,
+    Protocol.SFLOW_V5: 2,
+}
 
 
 @dataclass(slots=True)
 class SequenceCounts:
     """Of one exporter and Observation Domain, all monotonic.
 
-    ``missing``: units that a gap said had been sent; ``late``: how many of these came after all, so that
-    ``missing - late`` are lost. ``gaps``: how often some were missing. ``reordered``: messages that came behind a
-    later one, copies included. ``restarts``: how often the numbers began anew.
+    ``missing``: units that a gap said had been sent; ``late``: how many of these came after all (or never were: see
+    :data:`RULES`), so that ``missing - late`` are lost. ``gaps``: how often some were missing. ``reordered``:
+    messages that came behind a later one, copies included. ``restarts``: how often the numbers began anew.
     """
 
     missing: int = 0
@@ -59,9 +90,13 @@ class SequenceCounts:
 @dataclass(slots=True)
 class _Sequence:
     counts: SequenceCounts
+    rule: int
     expected: int = _UNKNOWN
     suspect: int = _UNKNOWN  # where a sequence that began anew would go on
     open_gaps: list[tuple[int, int]] = field(default_factory=list)  # first number, how many
+    last: tuple[int, Amounts] | None = None  # number and amounts of the message before
+    votes: list[int] = field(default_factory=lambda: [0] * len(RULES))
+    doubt: int = 0  # units counted as missing that another rule would not miss
 
 
 Domain = tuple[Protocol, bytes, int]  # protocol, exporter (16 octets), Observation Domain
@@ -84,35 +119,37 @@ class Sequences:
         rows = [*self.counts.values(), self.others]
         return SequenceCounts(*(sum(getattr(row, name) for row in rows) for name in SequenceCounts.__slots__))
 
-    def add(self, decoded: Decoded, problems: Problems, records: I64) -> None:
-        """Take in what was decoded of one protocol; ``records``: the Data Records of each Message."""
+    def add(self, decoded: Decoded, problems: Problems, flows: I64, options: I64) -> None:
+        """Take in what was decoded of one protocol; ``flows``, ``options``: the Data Records of each Message."""
         messages = decoded.messages
         if decoded.protocol not in UNITS:
             return
-        units = _units(decoded, problems, records)
-        keys = _keys(messages)
+        amounts = _amounts(decoded, problems, flows, options)
+        keys, numbers = _keys(messages), messages.sequence_number.astype(np.int64)
         if not (messages.packet >= 0).all():  # held Sets of earlier Messages, which were followed then
             here = np.flatnonzero(messages.packet >= 0)
-            keys, units, numbers = keys[here], units[here], messages.sequence_number[here]
-        else:
-            numbers = messages.sequence_number
+            keys, numbers, amounts = keys[here], numbers[here], amounts[here]
         if len(keys) > _FEW and (keys == keys[0]).all():
-            self._follow_one(decoded.protocol, keys[0].tobytes(), numbers.astype(np.int64), units)
+            self._follow_one(decoded.protocol, keys[0].tobytes(), numbers, amounts)
             return
-        for key, number, count in zip(_rows(keys), numbers.tolist(), units.tolist(), strict=True):
+        for key, number, row in zip(_rows(keys), numbers.tolist(), amounts.tolist(), strict=True):
             sequence = self._sequences.get(key) or self._begin(decoded.protocol, key)
-            _follow(sequence, number, count)
+            _follow(sequence, number, Amounts(*row))
 
-    def _follow_one(self, protocol: Protocol, key: bytes, numbers: I64, units: I64) -> None:
+    def _follow_one(self, protocol: Protocol, key: bytes, numbers: I64, amounts: I64) -> None:
         """Many messages of one sequence, which mostly has no gap."""
         sequence = self._sequences.get(key) or self._begin(protocol, key)
-        ends = (numbers + units) & _MASK
-        whole = numbers[0] == sequence.expected and bool((units >= 0).all()) and np.array_equal(ends[:-1], numbers[1:])
-        if whole and sequence.suspect == _UNKNOWN:
+        rule = RULES[sequence.rule]
+        units = amounts[:, rule.unit]
+        begins = (numbers - units) & _MASK if rule.included else numbers
+        ends = (begins + units) & _MASK
+        whole = begins[0] == sequence.expected and bool((units >= 0).all()) and np.array_equal(ends[:-1], begins[1:])
+        if whole and sequence.suspect == _UNKNOWN and not any(sequence.votes):
             sequence.expected = int(ends[-1])
+            sequence.last = int(numbers[-1]), Amounts(*amounts[-1].tolist())
             return
-        for number, count in zip(numbers.tolist(), units.tolist(), strict=True):
-            _follow(sequence, number, count)
+        for number, row in zip(numbers.tolist(), amounts.tolist(), strict=True):
+            _follow(sequence, number, Amounts(*row))
 
     def _begin(self, protocol: Protocol, key: bytes) -> _Sequence:
         if len(self._sequences) >= MAX_SEQUENCES:
@@ -122,23 +159,22 @@ class Sequences:
         if counts is None:
             full = len(self.counts) >= MAX_DOMAINS
             counts = self.others if full else self.counts.setdefault(domain, SequenceCounts())
-        sequence = self._sequences[key] = _Sequence(counts)
+        sequence = self._sequences[key] = _Sequence(counts, _RULE_OF[protocol])
         return sequence
 
 
-def _units(decoded: Decoded, problems: Problems, records: I64) -> I64:
-    """By how much each message moves its sequence on; -1: not known, as not all of it was read."""
-    messages, protocol = decoded.messages, decoded.protocol
-    if protocol in (Protocol.NETFLOW_V9, Protocol.SFLOW_V5):
-        return np.ones(len(messages), np.int64)
-    if protocol is not Protocol.IPFIX:
-        return messages.header["count"].astype(np.int64)
-    units = records.copy()
-    if len(problems):
-        units[np.isin(messages.packet, problems.packet)] = _UNKNOWN
-    for opaque in decoded.opaque:
-        units[opaque.message] = _UNKNOWN
-    return units
+def _amounts(decoded: Decoded, problems: Problems, flows: I64, options: I64) -> I64:
+    """``(n, 3)``: the :class:`Amounts` of each message."""
+    messages = decoded.messages
+    if decoded.protocol in (Protocol.NETFLOW_V5, Protocol.NETFLOW_V7):
+        flows, options = messages.header["count"].astype(np.int64), np.zeros(len(messages), np.int64)
+    amounts = np.stack([flows + options, flows, np.ones(len(messages), np.int64)], axis=1)
+    if decoded.protocol in (Protocol.NETFLOW_V9, Protocol.IPFIX):
+        if len(problems):
+            amounts[np.isin(messages.packet, problems.packet), :2] = _UNKNOWN
+        for opaque in decoded.opaque:
+            amounts[opaque.message, :2] = _UNKNOWN
+    return amounts
 
 
 def _keys(messages: Messages) -> Array:
@@ -159,23 +195,67 @@ def _rows(keys: Array) -> Iterable[bytes]:
     return rows
 
 
-def _follow(sequence: _Sequence, number: int, count: int) -> None:
-    """One message: it begins at ``number`` and holds ``count`` units (-1: not known)."""
-    end = (number + count) & _MASK if count >= 0 else _UNKNOWN
-    ahead = (number - sequence.expected) & _MASK
-    if sequence.expected == _UNKNOWN or ahead == 0:
+def _span(rule: Rule, number: int, amounts: Amounts) -> tuple[int, int]:
+    """Where a message begins, and where the next one does."""
+    units = amounts[rule.unit]
+    if rule.included:
+        return ((number - units) & _MASK if units >= 0 else _UNKNOWN), number
+    return number, ((number + units) & _MASK if units >= 0 else _UNKNOWN)
+
+
+def _follow(sequence: _Sequence, number: int, amounts: Amounts) -> None:
+    """One message with its sequence number."""
+    begin, end = _span(RULES[sequence.rule], number, amounts)
+    if _UNKNOWN in (begin, sequence.expected) or begin == sequence.expected:
+        if any(sequence.votes) and sequence.last is not None:
+            for index, rule in enumerate(RULES):
+                sequence.votes[index] *= _fits(rule, sequence.last, number, amounts)
         _go_on(sequence, end)
-    elif ahead <= _MAX_MISSING:
+    elif not _take_other_rule(sequence, number, amounts):
+        _odd(sequence, begin, end)
+    sequence.last = number, amounts
+
+
+def _fits(rule: Rule, last: tuple[int, Amounts], number: int, amounts: Amounts) -> bool:
+    """Whether a message follows the last one by a rule, and not only because nothing was counted."""
+    counted = (amounts if rule.included else last[1])[rule.unit]
+    return counted > 0 and _span(rule, *last)[1] == _span(rule, number, amounts)[0]
+
+
+def _take_other_rule(sequence: _Sequence, number: int, amounts: Amounts) -> bool:
+    """Whether this is one message too many that fits a rule, though not ours."""
+    if sequence.last is None:
+        return False
+    for index, rule in enumerate(RULES):
+        fits = _fits(rule, sequence.last, number, amounts)
+        sequence.votes[index] = sequence.votes[index] + 1 if fits else 0
+    most = max(sequence.votes)
+    if most < _VOTES:
+        return False
+    sequence.rule = sequence.votes.index(most)
+    sequence.counts.late += sequence.doubt  # it was never missing
+    sequence.votes = [0] * len(RULES)
+    sequence.doubt, sequence.suspect = 0, _UNKNOWN
+    sequence.open_gaps.clear()
+    sequence.expected = _span(RULES[sequence.rule], number, amounts)[1]
+    return True
+
+
+def _odd(sequence: _Sequence, begin: int, end: int) -> None:
+    """A message that does not begin where we wait for it."""
+    ahead = (begin - sequence.expected) & _MASK
+    if ahead <= _MAX_MISSING:
         sequence.counts.gaps += 1
         sequence.counts.missing += ahead
+        sequence.doubt = sequence.doubt + ahead if any(sequence.votes) else 0
         sequence.open_gaps = [*sequence.open_gaps[1 - _MAX_GAPS :], (sequence.expected, ahead)]
         _go_on(sequence, end)
-    elif number == sequence.suspect:
+    elif begin == sequence.suspect:
         sequence.counts.restarts += 1
         sequence.open_gaps.clear()
         sequence.expected, sequence.suspect = end, _UNKNOWN
     else:
-        _behind(sequence, number, count, end)
+        _behind(sequence, begin, end)
 
 
 def _go_on(sequence: _Sequence, end: int) -> None:
@@ -185,12 +265,12 @@ def _go_on(sequence: _Sequence, end: int) -> None:
         sequence.suspect = _UNKNOWN
 
 
-def _behind(sequence: _Sequence, number: int, count: int, end: int) -> None:
+def _behind(sequence: _Sequence, number: int, end: int) -> None:
     """A message from before the one we wait for: late, or the first of a sequence that began anew."""
     for index, (first, missing) in enumerate(sequence.open_gaps):
         within = (number - first) & _MASK
         if within < missing:
-            came = min(max(count, 0), missing - within)
+            came = min((end - number) & _MASK if end >= 0 else 0, missing - within)
             left = [(first, within), ((number + came) & _MASK, missing - within - came)]
             sequence.open_gaps[index : index + 1] = [gap for gap in left if gap[1]]
             sequence.counts.late += came

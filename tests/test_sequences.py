@@ -165,6 +165,38 @@ def test_held_data_counts_once() -> None:
     assert (exporter.messages, exporter.flows) == (3, 6)
 
 
+def messages_of(rule: str, lost: set[int] = frozenset()) -> list[bytes]:
+    """IPFIX of an exporter with a rule of its own: messages of 2 and 3 records, every tenth with an options record."""
+    sets = struct.pack(">HHHHHHH", 3, 14, 257, 1, 1, 143, 4), struct.pack(">HHI", 257, 8, 7)
+    number, sent = 0, []
+    for i in range(60):
+        flows, options = 2 + i % 2, int(i % 10 == 3)
+        plain = ipfix(0, flows, template=i == 0)
+        body = plain[16:] + (b"".join(sets) if options else b"")
+        amount = {"records": flows + options, "flows": flows, "packets": 1}[rule.partition(" ")[0]]
+        head = number + amount if rule.endswith("included") else number
+        number += amount
+        if i not in lost:
+            sent.append(struct.pack(">HHIII", 10, 16 + len(body), 1, head, 7) + body)
+    return sent
+
+
+RULES = ["records", "flows", "packets", "records included", "flows included"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_exporters_that_count_otherwise_lose_nothing(deliver, rule: str) -> None:
+    found = deliver(messages_of(rule))
+    assert (found.lost, found.restarts) == (0, 0)
+    assert found.reordered <= 2  # until it was clear how it counts
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_exporters_that_count_otherwise_lose(deliver, rule: str) -> None:
+    lost = {31, 32, 45}  # 3, 2 and 3 flows, none with options
+    assert deliver(messages_of(rule, lost)).lost == (3 if rule == "packets" else 8)
+
+
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequences, "MAX_SEQUENCES", 8)
     monkeypatch.setattr(sequences, "MAX_DOMAINS", 4)
