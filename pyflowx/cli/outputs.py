@@ -151,7 +151,8 @@ def _check_tree(outputs: Outputs) -> None:
     """Options about files by time."""
     if outputs.interval_s is None:
         for name in ("level", "prefix", "hive", "exec_command", "expire", "expire_exec"):
-            if getattr(outputs, name) not in (None, False):
+            value = getattr(outputs, name)
+            if value is not None and value is not False:
                 option = "--exec" if name == "exec_command" else f"--{name.replace('_', '-')}"
                 raise ConfigError(f"{option} is about files by time; give --interval too, such as --interval 5m")
         return

@@ -21,15 +21,19 @@ class Output(Generic[AnyBatch]):
         self.octets = 0
         self.lost = 0
         self._encoder, self._target = encoder, target
-        self._is_live = encoder.live and not isinstance(target, HiddenFile)
-        if target.is_empty:
-            self._put(encoder.begin())
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._target.is_empty:
+            self._put(self._encoder.begin())
+        else:
+            self._target.check_beginning(b"".join(bytes(octets) for _, octets in self._encoder.begin()))
 
     def write(self, batch: AnyBatch) -> None:
         self._put(self._encoder.encode(batch))
 
     def flush(self) -> None:
-        if self._is_live:
+        if self._encoder.live:
             self._put(self._encoder.flush())
 
     def reopen(self) -> None:
@@ -46,20 +50,21 @@ class Output(Generic[AnyBatch]):
                 self.close()
             finally:
                 self._target = new
-        if self._target.is_empty:
-            self._put(self._encoder.begin())
+        self._begin()
 
     def close(self) -> None:
         """Also after an error: whatever can be written still is, so that what is there can be read."""
         problem: SinkError | None = None
+        is_whole = True
         for pieces in (self._encoder.flush(), self._encoder.end()):
             try:
                 self._put(pieces)
+                is_whole = True
             except ReaderGoneError:
                 break
             except SinkError as error:
-                problem = problem or error
-        self._target.close()
+                problem, is_whole = problem or error, False
+        self._target.close(is_whole)
         if problem is not None:
             raise problem
 

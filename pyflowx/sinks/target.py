@@ -127,7 +127,14 @@ class Target:
             return "followed by a part of a line"
         return "kept complete"
 
-    def close(self) -> None:
+    def check_beginning(self, octets: bytes) -> None:
+        """ConfigError where a file that is appended to does not begin with these octets, its header."""
+        with open(self.path, "rb") as file:
+            if file.read(len(octets)) != octets:
+                raise ConfigError(f"-o/--output {self.path} begins with other columns than these; give another name")
+
+    def close(self, is_whole: bool = True) -> None:
+        """``is_whole``: what completes the file has been written."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
@@ -189,8 +196,11 @@ class HiddenFile(Target):
         with suppress(OSError):
             os.unlink(self.path)
 
-    def close(self) -> None:
+    def close(self, is_whole: bool = True) -> None:
         if self._fd < 0:
+            return
+        if not is_whole:  # the reason has been said
+            super().close()
             return
         try:
             self.complete()
