@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -189,46 +190,61 @@ class Collector:
         return self.packets
 
 
-def exporters(folder: str) -> dict[str, tuple[list[str], str]]:
-    """Name -> (command, what it says when it is ready; empty: wait a second)."""
+class Candidate(NamedTuple):
+    """An exporter: how it is started, what it says when it is ready (empty: wait a second), what ends it (empty:
+    SIGTERM)."""
+
+    command: list[str]
+    ready: str = ""
+    end: tuple[str, ...] = ()
+
+
+def exporters(folder: str) -> dict[str, Candidate]:
     config = Path(folder, "pmacctd.conf")
     config.write_text(PMACCTD.format(port=PORT))
     ours = [sys.executable, "-m", "pyflowx", "export", "-i", "v", "-H", "127.0.0.1", "-p", str(PORT)]
     ours += ["--direction", "ingress", "--no-metrics", "--no-live", "--active-timeout", "3600"]
     found = {
-        "pyflowx, TC": ([*ours, "--hook", "tc"], "metering"),
-        "pyflowx, XDP": ([*ours, "--hook", "xdp"], "metering"),
+        "pyflowx, TC": Candidate([*ours, "--hook", "tc"], "metering"),
+        "pyflowx, XDP": Candidate([*ours, "--hook", "xdp"], "metering"),
     }
     if shutil.which("softflowd"):
-        found["softflowd"] = (SOFTFLOWD.format(port=PORT, folder=folder).split(), "")
+        end = ("softflowctl", "-c", f"{folder}/ctl", "shutdown")  # on SIGTERM it exports nothing
+        found["softflowd"] = Candidate(SOFTFLOWD.format(port=PORT, folder=folder).split(), end=end)
     if shutil.which("pmacctd"):
-        found["pmacctd"] = (["pmacctd", "-f", str(config)], "")
+        found["pmacctd"] = Candidate(["pmacctd", "-f", str(config)])
     return found
 
 
-def start(command: list[str], ready: str) -> subprocess.Popen:
-    process = subprocess.Popen(
-        ["nsenter", f"--net=/run/netns/{NEAR}", *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    if ready:
-        while ready not in (line := process.stderr.readline()):
+def start(candidate: Candidate) -> subprocess.Popen:
+    command = ["nsenter", f"--net=/run/netns/{NEAR}", *candidate.command]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if candidate.ready:
+        while candidate.ready not in (line := process.stderr.readline()):
             assert line, "it did not start"
     threading.Thread(target=process.stderr.read, daemon=True).start()
     time.sleep(1)
     return process
 
 
-def measure(load: Load, rate: int, command: list[str], ready: str) -> tuple[float, float, float, int]:
-    """(CPU s of the process, of sender and ksoftirqd, seconds it took to send, packets told of)."""
-    collector = Collector() if command else None
-    process = start(command, ready) if command else None
-    before, kernel = process_cpu(process.pid) if process else 0.0, ksoftirqd()
+def sending(load: Load, rate: int) -> tuple[float, float]:
+    """(CPU seconds of sender and ksoftirqd, seconds)."""
+    before = ksoftirqd()
     cpu, seconds = load.send(rate)
     time.sleep(0.5)
-    cpu += ksoftirqd() - kernel
-    if process is None:
-        return 0.0, cpu, seconds, 0
-    process.send_signal(signal.SIGTERM)
+    return cpu + ksoftirqd() - before, seconds
+
+
+def measure(load: Load, rate: int, candidate: Candidate) -> tuple[float, float, float, int]:
+    """(CPU s of the process, of sender and ksoftirqd, seconds it took to send, packets told of)."""
+    collector = Collector()
+    process = start(candidate)
+    before = process_cpu(process.pid)
+    cpu, seconds = sending(load, rate)
+    if candidate.end:
+        run(*candidate.end)
+    else:
+        process.send_signal(signal.SIGTERM)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = status
     return usage.ru_utime + usage.ru_stime - before, cpu, seconds, collector.end()
@@ -242,9 +258,9 @@ def main() -> None:
         print(f"{PACKETS:,} packets of {FLOWS:,} flows; CPU seconds")
         print(f"{'':<14}{'rate':>9} {'process':>8} {'kernel':>8} {'sum':>8} {'lost':>9}")
         for rate in rates:
-            _, idle, _, _ = measure(load, rate, [], "")
-            for name, (command, ready) in exporters(folder).items():
-                process, kernel, seconds, told = measure(load, rate, command, ready)
+            idle, _ = sending(load, rate)
+            for name, candidate in exporters(folder).items():
+                process, kernel, seconds, told = measure(load, rate, candidate)
                 kernel = max(0.0, kernel - idle)
                 lost = f"{1 - told / PACKETS:.3%}"
                 costs = f"{process:8.2f} {kernel:8.2f} {process + kernel:8.2f}"
