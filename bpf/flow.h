@@ -8,6 +8,10 @@
 
 #include <linux/types.h>
 
+#ifndef KEY_LEVEL
+#define KEY_LEVEL KEY_LEVEL_VLAN
+#endif
+
 /*
  * The frame's own: in the key at level `ether` (KEY_ETHER), else in the value, of the first packet.
  * All zero where the device has no Ethernet header.
@@ -28,7 +32,7 @@ struct flow_key {
 	__u16 src_port;
 	__u16 dst_port;
 	__u32 ifindex;
-	__u32 segment; /* of a tunnel: VXLAN and Geneve network identifier, GRE key */
+	__u32 segment; /* SPI of ESP, AH; of a tunnel: VXLAN, Geneve network identifier, GRE key */
 	__u16 vlan;    /* outer VLAN identifier, 0 for none */
 	__u16 inner_vlan;
 	__u8 protocol;
@@ -125,11 +129,45 @@ struct own_export {
 	__u8 pad;
 };
 
+/* Which datagram a fragment is of, and what its first fragment says. */
+struct fragment_key {
+	__u8 src[16];
+	__u8 dst[16];
+	__u32 id;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+struct fragment {
+	__u16 src_port;
+	__u16 dst_port;
+	__u32 segment;
+	__u8 protocol;
+	__u8 pad[3];
+};
+
+/* What packet mode hands over. CLIP_LENGTH is a compile-time number. */
+struct packet_sample {
+	__u64 time_ns; /* CLOCK_MONOTONIC */
+	__u32 ifindex;
+	__u32 frame_length; /* of the whole frame, with its tag */
+	__u32 tag;    /* TPID and control information of a VLAN tag that was behind the MACs */
+	__u16 length; /* of `octets` */
+	__u8 direction;
+	__u8 ethernet; /* 0: the packet begins with its IP header */
+#ifdef CLIP_LENGTH
+	__u8 octets[CLIP_LENGTH]; /* a multiple of 8 */
+#endif
+};
+
 /* What stands for a map's descriptor until the loader replaces it. */
 enum map_slot {
 	MAP_FLOWS = 1, /* array of one: the hash of the active generation, flow_key -> flow_value */
 	MAP_STATISTICS = 2,  /* per-CPU array of struct statistic */
 	MAP_OWN_EXPORTS = 3, /* array of OWN_EXPORTS (a compile-time number) struct own_export */
+	MAP_FRAGMENTS = 4,   /* LRU hash: fragment_key -> fragment */
+	MAP_SAMPLING = 5,    /* per-CPU array of one: packets since the last that was selected */
+	MAP_PACKETS = 6,     /* ring buffer of packet_sample */
 };
 
 #endif

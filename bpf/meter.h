@@ -1,46 +1,48 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a parsed packet to its flow's counters: what the programs of all hooks share.
+ * From a parsed packet to its flow's counters, or to a sample: what the programs of all hooks
+ * share.
  *
- * Maps are named by their slot (flow.h), so that one compilation serves any set of maps; user space
- * makes them. The hash is replaced each tick by an empty one; the kernel lets no program see the
- * old one once the replacement has returned, so no increment is lost.
+ * The hash of flows is replaced each tick by an empty one; the kernel lets no program see the old
+ * one once the replacement has returned, so no increment is lost.
  */
 #ifndef PYFLOWX_METER_H
 #define PYFLOWX_METER_H
 
-#include "parse.h"
-
-#define MAP(slot) ((void *)bpf_pseudo_fd(1 /* BPF_PSEUDO_MAP_FD */, slot))
+#include "maps.h"
+#include "select.h"
+#include "first.h"
+#include "fragment.h"
 
 #ifndef OWN_EXPORTS
 #define OWN_EXPORTS 0
 #endif
 
-static __always_inline void count(enum statistic_slot slot, __u32 direction, __u64 packets,
-				  __u64 octets)
+static __always_inline int is_end(const struct own_export *own, const __u8 *octets, __u16 port)
 {
-	__u32 index = direction * STATISTIC_SLOTS + slot;
-	struct statistic *statistic = bpf_map_lookup_elem(MAP(MAP_STATISTICS), &index);
+	const __u64 *address = (const __u64 *)octets, *ours = (const __u64 *)own;
 
-	if (!statistic)
-		return;
-	statistic->packets += packets;
-	statistic->octets += octets;
+	return own->port == port &&
+	       (own->any_address || (address[0] == ours[0] && address[1] == ours[1]));
 }
 
-static __always_inline int is_own_export(const struct flow_key *key)
+/* To a collector; of TCP also what comes back. */
+static __always_inline int is_own_export(const struct packet *packet)
 {
-	if (key->protocol != IPPROTO_UDP)
+	const struct flow_key *key = &packet->key;
+
+	if (packet->protocol != IPPROTO_UDP && packet->protocol != IPPROTO_TCP)
 		return 0;
 #pragma unroll
 	for (__u32 i = 0; i < OWN_EXPORTS; i++) {
 		__u32 index = i;
 		struct own_export *own = bpf_map_lookup_elem(MAP(MAP_OWN_EXPORTS), &index);
-		const __u64 *dst = (const __u64 *)key->dst, *address = (const __u64 *)own;
 
-		if (own && own->port == key->dst_port &&
-		    (own->any_address || (dst[0] == address[0] && dst[1] == address[1])))
+		if (!own)
+			continue;
+		if (is_end(own, key->dst, key->dst_port))
+			return 1;
+		if (packet->protocol == IPPROTO_TCP && is_end(own, key->src, key->src_port))
 			return 1;
 	}
 	return 0;
@@ -74,6 +76,10 @@ static __always_inline void add(struct flow_value *flow, const struct flow_value
 	__sync_fetch_and_add(&flow->l2_octets, packet->l2_octets);
 	if (packet->tcp_flags & ~flow->tcp_flags)
 		flow->tcp_flags |= packet->tcp_flags;
+	if (packet->fragment_flags & ~flow->fragment_flags)
+		flow->fragment_flags |= packet->fragment_flags;
+	if (packet->extensions & ~flow->extensions)
+		flow->extensions |= packet->extensions;
 	if (packet->length_min < flow->length_min)
 		flow->length_min = packet->length_min;
 	if (packet->length_max > flow->length_max)
@@ -88,12 +94,13 @@ static __always_inline void add(struct flow_value *flow, const struct flow_value
  * right. */
 static __always_inline enum statistic_slot add_to_catch_all(void *flows, struct packet *packet)
 {
-	struct flow_key key = {
-		.ifindex = packet->key.ifindex,
-		.direction = packet->key.direction,
-	};
-	struct flow_value *flow = bpf_map_lookup_elem(flows, &key);
+	__u32 ifindex = packet->key.ifindex, direction = packet->key.direction;
+	struct flow_value *flow;
 
+	__builtin_memset(&packet->key, 0, sizeof(packet->key));
+	packet->key.ifindex = ifindex;
+	packet->key.direction = direction;
+	flow = bpf_map_lookup_elem(flows, &packet->key);
 	if (!flow)
 		return STATISTIC_LOST;
 	add(flow, &packet->value);
@@ -102,7 +109,24 @@ static __always_inline enum statistic_slot add_to_catch_all(void *flows, struct 
 	return STATISTIC_MAP_FULL;
 }
 
-static __always_inline enum statistic_slot add_to_flow(struct packet *packet)
+/* Of the parser's key only what the level has makes a difference. */
+static __always_inline void reduce(struct packet *packet)
+{
+	struct flow_key *key = &packet->key;
+
+	if (KEY_LEVEL >= KEY_LEVEL_PROTO)
+		key->protocol = packet->protocol;
+	if (KEY_LEVEL < KEY_LEVEL_FULL) {
+		key->src_port = key->dst_port = 0;
+		key->segment = 0;
+		key->tos = 0;
+		key->tunnel = 0;
+	}
+	if (KEY_LEVEL < KEY_LEVEL_VLAN)
+		key->vlan = key->inner_vlan = 0;
+}
+
+static __always_inline enum statistic_slot add_to_flow(struct cursor *cursor, struct packet *packet)
 {
 	__u32 zero = 0;
 	void *flows = bpf_map_lookup_elem(MAP(MAP_FLOWS), &zero);
@@ -111,9 +135,11 @@ static __always_inline enum statistic_slot add_to_flow(struct packet *packet)
 	if (!flows)
 		return STATISTIC_LOST;
 	packet->value.jiffy = bpf_jiffies64();
+	reduce(packet);
 	flow = bpf_map_lookup_elem(flows, &packet->key);
 	if (!flow) {
 		packet->value.first_ns = packet->value.last_ns = bpf_ktime_get_ns();
+		describe_first(cursor, packet);
 		if (!bpf_map_update_elem(flows, &packet->key, &packet->value, BPF_NOEXIST))
 			return STATISTIC_METERED;
 		/* another CPU was first, or the map is full */
@@ -125,13 +151,45 @@ static __always_inline enum statistic_slot add_to_flow(struct packet *packet)
 	return STATISTIC_METERED;
 }
 
+#ifdef CLIP_LENGTH
+static __always_inline void copy_start(struct cursor *cursor, struct packet_sample *sample);
+
+static __always_inline enum statistic_slot hand_over(struct cursor *cursor, struct packet *packet,
+						     __u32 tag)
+{
+	struct packet_sample *sample = bpf_ringbuf_reserve(MAP(MAP_PACKETS), sizeof(*sample), 0);
+
+	if (!sample)
+		return STATISTIC_LOST;
+	sample->time_ns = bpf_ktime_get_ns();
+	sample->ifindex = packet->key.ifindex;
+	sample->direction = packet->key.direction;
+	sample->frame_length = whole_length(cursor) + (tag ? VLAN_TAG_LEN : 0);
+	sample->ethernet = packet->ethernet;
+	sample->tag = tag;
+	copy_start(cursor, sample);
+	bpf_ringbuf_submit(sample, BPF_RB_NO_WAKEUP); /* user space looks once a tick */
+	return STATISTIC_METERED;
+}
+#endif
+
 /* Adds the packet, whose parsing ended in `slot`, to its flow and to the statistics. */
-static __always_inline void account(struct packet *packet, enum statistic_slot slot)
+static __always_inline void account(struct cursor *cursor, struct packet *packet,
+				    enum statistic_slot slot, __u32 tag)
 {
 	__u32 direction = packet->key.direction;
 
+	if (slot == STATISTIC_METERED && packet->fragment)
+		follow_fragments(packet);
+	if (slot == STATISTIC_METERED && is_own_export(packet))
+		slot = STATISTIC_OWN_EXPORT;
+#ifdef CLIP_LENGTH
+	if (slot == STATISTIC_METERED || slot == STATISTIC_NOT_IP || slot == STATISTIC_MALFORMED)
+		slot = hand_over(cursor, packet, tag);
+#else
 	if (slot == STATISTIC_METERED)
-		slot = is_own_export(&packet->key) ? STATISTIC_OWN_EXPORT : add_to_flow(packet);
+		slot = add_to_flow(cursor, packet);
+#endif
 	count(slot, direction, packet->value.packets, packet->value.l2_octets);
 }
 

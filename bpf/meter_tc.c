@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* The Metering Process at TC, ingress and egress. Leaves every packet to the next filter. */
+/*
+ * The Metering Process at TC, ingress and egress, of devices with Ethernet headers and without.
+ * Leaves every packet to the next filter.
+ */
 #include <uapi/linux/pkt_cls.h>
 #include "meter.h"
 
@@ -11,18 +14,74 @@ static __always_inline __u32 whole_length(const struct cursor *cursor)
 	return cursor->length;
 }
 
+#ifdef CLIP_LENGTH
+static __always_inline void copy_start(struct cursor *cursor, struct packet_sample *sample)
+{
+	__u64 length = cursor->length < CLIP_LENGTH ? cursor->length : CLIP_LENGTH;
+
+	sample->length = length;
+	/* the helper wants to be sure that this is not 0 */
+	asm volatile("if %0 s> 0 goto +1\n%0 = 1" : "+r"(length));
+	bpf_skb_load_bytes(cursor->context, 0, sample->octets, length);
+}
+#endif
+
+/* The offset of what TCP or UDP of a packet in a packet carries; 0 where there is none. */
+static __always_inline __u32 inner_headers_len(struct cursor *cursor, struct packet *packet)
+{
+	struct tunnel tunnel;
+	int type = parse_tunnel(cursor, packet, &tunnel);
+	__u32 ip_offset = offset(cursor), place;
+	struct ipv6hdr *ipv6;
+	struct iphdr *ipv4;
+	__u8 protocol, *octets;
+
+	if (type == bpf_htons(ETH_P_IP)) {
+		ipv4 = at(cursor, ip_offset, sizeof(*ipv4));
+		if (!ipv4)
+			return 0;
+		protocol = ipv4->protocol;
+		place = ip_offset + ipv4->ihl * 4;
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
+		ipv6 = at(cursor, ip_offset, sizeof(*ipv6));
+		if (!ipv6)
+			return 0;
+		protocol = ipv6->nexthdr;
+		place = ip_offset + sizeof(*ipv6);
+#pragma clang loop unroll(disable)
+		for (int i = 0; i < MAX_IPV6_EXTENSIONS && extension_bit(protocol); i++) {
+			octets = at(cursor, place, 8);
+			if (!octets)
+				return 0;
+			protocol = octets[0];
+			place += octets[1] * 8 + 8;
+		}
+	} else {
+		return 0;
+	}
+	if (protocol == IPPROTO_UDP)
+		return place + UDP_HEADER_LEN;
+	octets = at(cursor, place, TCP_HEADER_LEN);
+	return protocol == IPPROTO_TCP && octets ? place + (octets[12] >> 4) * 4 : 0;
+}
+
 /*
  * A super-packet stands for gso_segs packets on the wire, each with a copy of the headers
  * (`tag_len` octets of them outside of the packet's data).
  */
-static __always_inline void unfold(struct __sk_buff *skb, struct packet *packet, __u32 tag_len)
+static __always_inline void unfold(struct __sk_buff *skb, struct cursor *cursor,
+				   struct packet *packet, __u32 tag_len)
 {
-	__u32 headers = packet->headers_len - packet->jumbo_len; /* of each segment */
-	__u32 ip_headers = headers - packet->ip_offset;
-	__u32 payload = skb->len - packet->headers_len;
+	__u32 headers_len = packet->headers_len, headers, ip_headers, payload;
 	__u32 size = skb->gso_size, segments = skb->gso_segs, repeated;
+	__u32 inner = inner_headers_len(cursor, packet);
 
-	if (skb->len <= packet->headers_len)
+	if (inner)
+		headers_len = inner;
+	headers = headers_len - packet->jumbo_len; /* of each segment */
+	ip_headers = headers - packet->ip_offset;
+	payload = skb->len - headers_len;
+	if (skb->len <= headers_len)
 		return;
 	if (!segments) /* from a virtual machine: nobody has counted yet */
 		segments = (payload + size - 1) / size;
@@ -41,37 +100,49 @@ static __always_inline void unfold(struct __sk_buff *skb, struct packet *packet,
 	count(STATISTIC_GSO_ADDED, packet->key.direction, segments - 1, repeated);
 }
 
-static __always_inline int meter(struct __sk_buff *skb, enum flow_direction direction)
+static __always_inline int meter(struct __sk_buff *skb, enum flow_direction direction, int ethernet)
 {
-	struct cursor cursor = {.length = skb->len};
-	struct packet packet = {};
-	__u32 wanted = skb->len < HEADER_ROOM ? skb->len : HEADER_ROOM;
-	__u32 tag_len = skb->vlan_present ? VLAN_TAG_LEN : 0;
+	struct cursor cursor = {.context = skb, .length = skb->len};
+	__u32 wanted = skb->len < HEADER_ROOM ? skb->len : HEADER_ROOM, tag = 0;
 	enum statistic_slot slot;
+	struct packet packet;
 
+	if (ethernet && skb->vlan_present)
+		tag = bpf_ntohs(skb->vlan_proto) << 16 | skb->vlan_tci;
 	if (skb->data_end - skb->data < wanted)
 		bpf_skb_pull_data(skb, wanted);
 	cursor.start = cursor.pos = (void *)(long)skb->data;
 	cursor.end = (void *)(long)skb->data_end;
-	packet.key.ifindex = skb->ifindex;
-	packet.key.direction = direction;
-	packet.value.packets = 1;
-	packet.value.l2_octets = skb->len + tag_len;
-	if (tag_len)
-		packet.key.vlan = skb->vlan_tci & 0x0fff;
-	slot = parse(&cursor, &packet, tag_len ? 1 : 0);
-	if (slot == STATISTIC_METERED && skb->gso_size)
-		unfold(skb, &packet, tag_len);
-	account(&packet, slot);
+	begin(&packet, skb->ifindex, direction, ethernet);
+	packet.value.l2_octets = skb->len + (tag ? VLAN_TAG_LEN : 0);
+	packet.key.vlan = tag & 0x0fff;
+	slot = select_packet(&cursor, tag);
+	if (slot == STATISTIC_METERED) {
+		slot = ethernet ? parse_frame(&cursor, &packet, tag ? 1 : 0)
+				: parse_packet(&cursor, &packet, skb->protocol);
+		if (slot == STATISTIC_METERED && skb->gso_size)
+			unfold(skb, &cursor, &packet, tag ? VLAN_TAG_LEN : 0);
+	}
+	account(&cursor, &packet, slot, tag);
 	return TC_ACT_UNSPEC;
 }
 
 int pyflowx_ingress(struct __sk_buff *skb)
 {
-	return meter(skb, DIRECTION_INGRESS);
+	return meter(skb, DIRECTION_INGRESS, 1);
 }
 
 int pyflowx_egress(struct __sk_buff *skb)
 {
-	return meter(skb, DIRECTION_EGRESS);
+	return meter(skb, DIRECTION_EGRESS, 1);
+}
+
+int pyflowx_ingress_ip(struct __sk_buff *skb)
+{
+	return meter(skb, DIRECTION_INGRESS, 0);
+}
+
+int pyflowx_egress_ip(struct __sk_buff *skb)
+{
+	return meter(skb, DIRECTION_EGRESS, 0);
 }

@@ -19,6 +19,23 @@ static __always_inline __u32 whole_length(const struct cursor *cursor)
 #endif
 }
 
+#ifdef CLIP_LENGTH
+static __always_inline void copy_start(struct cursor *cursor, struct packet_sample *sample)
+{
+	__u32 length = 0;
+	__u8 *octet;
+
+#pragma clang loop unroll(disable)
+	for (; length < CLIP_LENGTH; length++) {
+		octet = at(cursor, length, 1);
+		if (!octet)
+			break;
+		sample->octets[length] = *octet;
+	}
+	sample->length = length;
+}
+#endif
+
 int pyflowx_xdp(struct xdp_md *ctx)
 {
 	struct cursor cursor = {
@@ -28,16 +45,16 @@ int pyflowx_xdp(struct xdp_md *ctx)
 		.end = (void *)(long)ctx->data_end,
 		.length = ctx->data_end - ctx->data,
 	};
-	struct packet packet = {};
 	enum statistic_slot slot;
+	struct packet packet;
 
-	packet.key.ifindex = ctx->ingress_ifindex;
-	packet.key.direction = DIRECTION_INGRESS;
-	packet.value.packets = 1;
-	slot = parse(&cursor, &packet, 0);
+	begin(&packet, ctx->ingress_ifindex, DIRECTION_INGRESS, 1);
+	slot = select_packet(&cursor, 0);
+	if (slot == STATISTIC_METERED)
+		slot = parse_frame(&cursor, &packet, 0);
 	if (slot != STATISTIC_METERED)
 		cursor.length = whole_length(&cursor);
 	packet.value.l2_octets = cursor.length;
-	account(&packet, slot);
+	account(&cursor, &packet, slot, 0);
 	return XDP_PASS;
 }

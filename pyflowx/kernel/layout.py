@@ -126,7 +126,25 @@ class MapSlot(enum.IntEnum):
     FLOWS = 1
     STATISTICS = 2
     OWN_EXPORTS = 3
+    FRAGMENTS = 4
+    SAMPLING = 5
+    PACKETS = 6
 
 
 OWN_EXPORT_DTYPE = np.dtype([("address", "u1", 16), ("port", "=u2"), ("any_address", "u1"), ("pad", "u1")])
 MAX_OWN_EXPORTS = 16
+
+# struct fragment_key -> struct fragment: the programs' own memory of first fragments, by sizes.
+FRAGMENT_KEY_LEN, FRAGMENT_LEN, MAX_FRAGMENTS = 40, 12, 1 << 13
+
+
+def clip_room(clip_length: int) -> int:
+    """The octets that a sample of that many takes: a multiple of 8, with room for MAC addresses and a VLAN tag."""
+    return max(16, (clip_length + 7) // 8 * 8)
+
+
+def sample_dtype(clip_length: int) -> np.dtype[Any]:
+    """struct packet_sample. tag: TPID and control information of a VLAN tag that stood behind the MAC addresses and
+    is not in the octets, 0 for none. ethernet: 0 where the octets begin with the IP header."""
+    head = [("time_ns", "=u8"), ("ifindex", "=u4"), ("frame_length", "=u4"), ("tag", "=u4"), ("length", "=u2")]
+    return np.dtype([*head, ("direction", "u1"), ("ethernet", "u1"), ("octets", "u1", clip_room(clip_length))])

@@ -23,15 +23,21 @@ _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of clsact, linux/pkt
 _TCX = {"ingress": TCX_INGRESS, "egress": TCX_EGRESS}
 _PRIORITY = 1  # the first; a new BPF filter comes before older ones of its priority
 _PREFIX = "pyflowx_"
+_LINK_NEWS, _TC_NEWS, _NEWS_LEN = 1, 8, 1 << 16  # RTMGRP_LINK, RTMGRP_TC
+_ETHERNET_TYPES = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK, linux/if_arp.h
+# PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE (tun, WireGuard): what programs see begins with the IP header
+_IP_TYPES = (512, 519, 768, 769, 776, 778, 823, 65534)
 
 
 class Attachment(NamedTuple):
-    """A program at a hook: ``xdp`` (native), ``xdp-generic`` or ``tc``; ``ingress`` or ``egress``."""
+    """A program at a hook: ``xdp`` (native), ``xdp-generic`` or ``tc``; ``ingress`` or ``egress``. ``note`` names the
+    foreign program for which ``auto`` left XDP alone."""
 
     interface: str
     ifindex: int
     hook: str
     direction: str
+    note: str = ""
 
 
 class Filter(NamedTuple):
@@ -87,6 +93,9 @@ class Links:
         self._refusal: type[Exception] = NetlinkError
         self._ip = IPRoute()
         self._clsact: set[int] = set()  # interfaces whose clsact goes when its last filter goes
+        self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._news.bind((0, _LINK_NEWS | _TC_NEWS))
+        self._news.setblocking(False)
 
     def __enter__(self) -> Self:
         return self
@@ -97,7 +106,25 @@ class Links:
         self.close()
 
     def close(self) -> None:
+        self._news.close()
         self._ip.close()
+
+    def changed(self) -> bool:
+        """Whether the kernel has had news of links, qdiscs or filters since the last call."""
+        found = False
+        while True:
+            try:
+                self._news.recv(_NEWS_LEN)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # more than there was room for
+                    raise KernelError(f"cannot watch interfaces: {error.strerror}") from error
+            found = True
+
+    def names(self) -> dict[int, str]:
+        """The interfaces that there are now."""
+        return {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._ip.get_links()}
 
     def index(self, interface: str) -> int:
         found = self._ip.link_lookup(ifname=interface)
@@ -109,13 +136,36 @@ class Links:
     def is_loopback(self, ifindex: int) -> bool:
         return bool(self._link(ifindex)["flags"] & 0x8)  # IFF_LOOPBACK
 
+    def is_ethernet(self, ifindex: int) -> bool:
+        """Whether packets have Ethernet headers; KernelError where they begin with neither that nor IP."""
+        link = self._link(ifindex)
+        if link["ifi_type"] in _ETHERNET_TYPES:
+            return True
+        if link["ifi_type"] in _IP_TYPES:
+            return False
+        name = link.get_attr("IFLA_IFNAME")
+        raise KernelError(f"{name} has link headers of ARP type {link['ifi_type']}, which we cannot read")
+
+    def is_attached(self, at: Attachment, program_id: int) -> bool:
+        """Whether the program is still where it was attached."""
+        if at.hook == "tc":
+            return any(found.program == program_id for found in self.filters(at.ifindex, at.direction))
+        try:
+            attached = self.xdp(at.ifindex)
+        except KernelError:
+            return False
+        return attached is not None and attached[1] == program_id
+
     def driver(self, ifindex: int) -> str:
         """The kind of a software interface (``veth``, ``bridge`` ...), empty for others."""
         info = self._link(ifindex).get_attr("IFLA_LINKINFO")
         return str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
 
     def _link(self, ifindex: int) -> Any:
-        return next(iter(self._ip.get_links(ifindex)))
+        try:
+            return next(iter(self._ip.get_links(ifindex)))
+        except self._refusal as error:
+            raise KernelError(f"interface {ifindex} is no more") from error
 
     # XDP
 
@@ -148,9 +198,13 @@ class Links:
     # TC
 
     def filters(self, ifindex: int, direction: str) -> list[Filter]:
-        """The filters of clsact in one direction."""
-        found = []
-        for message in self._ip.get_filters(index=ifindex, parent=_PARENTS[direction]):
+        """The filters of clsact in one direction; none of an interface that is no more."""
+        found: list[Filter] = []
+        try:
+            messages = list(self._ip.get_filters(index=ifindex, parent=_PARENTS[direction]))
+        except self._refusal:
+            return found
+        for message in messages:
             options = message.get_attr("TCA_OPTIONS")
             if options is None or not message["handle"]:
                 continue  # the entry of the priority, not of a filter
@@ -159,8 +213,8 @@ class Links:
             found.append(Filter(message["info"] >> 16, message["handle"], name, int(ours[1]) if ours else None))
         return found
 
-    def attach_tc(self, ifindex: int, program: Program, direction: str) -> int:
-        """Put the program before all filters; returns the handle of ours."""
+    def attach_tc(self, ifindex: int, program: Program, direction: str) -> None:
+        """Put the program before all filters."""
         ahead = tcx_programs(ifindex, _TCX[direction])
         if ahead:
             raise KernelError(
@@ -186,12 +240,13 @@ class Links:
                 f"cannot attach at TC {direction}: {error}; is another kind of filter at priority {_PRIORITY} "
                 "(tc filter show), or a qdisc ingress instead of clsact (tc qdisc show)?"
             ) from error
-        return next(f.handle for f in self.filters(ifindex, direction) if f.program == program_id)
 
-    def detach_tc(self, ifindex: int, direction: str, handle: int) -> None:
-        """Remove a filter of ours, and clsact with the last one where it was made for us."""
-        with contextlib.suppress(self._refusal):
-            self._ip.tc("del-filter", "bpf", ifindex, handle=handle, parent=_PARENTS[direction], prio=_PRIORITY)
+    def detach_tc(self, ifindex: int, direction: str, program_id: int) -> None:
+        """Remove the filter of a program of ours, and clsact with the last one where it was made for us."""
+        parent = _PARENTS[direction]
+        for handle in [f.handle for f in self.filters(ifindex, direction) if f.program == program_id]:
+            with contextlib.suppress(self._refusal):
+                self._ip.tc("del-filter", "bpf", ifindex, handle=handle, parent=parent, prio=_PRIORITY)
         if ifindex in self._clsact and not any(self.filters(ifindex, side) for side in _PARENTS):
             with contextlib.suppress(self._refusal):
                 self._ip.tc("del", "clsact", ifindex)
@@ -229,4 +284,4 @@ class Links:
             for found in self.filters(ifindex, direction):
                 if found.program is not None and not Claim.is_live(found.program):
                     self._clsact.add(ifindex)
-                    self.detach_tc(ifindex, direction, found.handle)
+                    self.detach_tc(ifindex, direction, found.program)

@@ -2,105 +2,36 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
 import struct
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from pyflowx.errors import ConfigError, KernelError
+from pyflowx.errors import KernelError
 from pyflowx.kernel import syscall
-from pyflowx.kernel.compiler import compile_programs, source_folder
+from pyflowx.kernel.attaching import Hooks, LinkChange
+from pyflowx.kernel.config import MeterConfig
 from pyflowx.kernel.layout import (
-    KEY_DTYPE,
-    KEY_LEVELS,
-    MAX_OWN_EXPORTS,
+    FRAGMENT_KEY_LEN,
+    FRAGMENT_LEN,
+    MAX_FRAGMENTS,
     OWN_EXPORT_DTYPE,
     STATISTIC_DTYPE,
-    VALUE_DTYPE,
     MapSlot,
     Statistic,
+    dtypes,
 )
-from pyflowx.kernel.links import Attachment, Claim, Links, describe
-from pyflowx.kernel.syscall import Map, Program, ProgramInfo
-
-HOOKS = ("auto", "xdp", "tc")
-DIRECTIONS = ("both", "ingress", "egress")
-MODES = ("flows", "packet")
-MAX_CLIP_LENGTH = 2048
+from pyflowx.kernel.links import Attachment
+from pyflowx.kernel.programs import Programs
+from pyflowx.kernel.samples import PacketRing, PacketSamples
+from pyflowx.kernel.syscall import Map, ProgramInfo
 
 _FIRST = bytes(4)  # the only index of an array of one
-_XDP_BUSY = (errno.EBUSY, errno.EEXIST)
-# A driver with native XDP where TC is the better choice: on veth, XDP turns the peer's segmentation offload
-# off, which costs every TCP connection more than the whole metering does.
-_NOT_WORTH_XDP = ("veth",)
-
-
-@dataclass(frozen=True, slots=True)
-class MeterConfig:
-    """What to meter.
-
-    ``hook``: ``auto``, ``xdp`` or ``tc``; ``direction``: ``both``, ``ingress`` or ``egress`` (XDP sees
-    ingress only; with ``both`` egress is metered at TC). ``max_flows``: capacity of one generation, that
-    is of the flows between two drains; each takes some 450 octets of kernel memory from the start: in two
-    generations 160 octets of key and value, 48 of the kernel's own and at least 16 of its hash table.
-    ``exclude``: destinations (16 octets, IPv4 as IPv4-mapped; None is any) and UDP ports of our own
-    export traffic, which is counted in the statistic ``own_export`` and not metered.
-
-    ``key``: one of :data:`~pyflowx.kernel.layout.KEY_LEVELS`; ``tunnels``: whether the innermost packet of a
-    tunnel is metered (else the outer one). ``filter``: a tcpdump expression, empty for all packets; what does
-    not match is counted in the statistic ``filtered``. Of what matches, one in ``sampling_interval`` packets
-    is metered: each n-th that a CPU sees or, with ``sampling_random``, each with a probability of 1/n; the
-    others are counted in ``not_selected``. Counters are not scaled. ``mode``: ``flows`` or ``packet``: then
-    there are no flows, :meth:`Meter.packets` has the first ``clip_length`` octets of each selected packet.
-    ``promiscuous``: interfaces receive what is not for them too. ``run_statistics``: the kernel measures
-    what our programs cost (some 20 ns a packet more).
-    """
-
-    interfaces: list[str]
-    hook: str = "auto"
-    direction: str = "both"
-    max_flows: int = 1 << 18
-    exclude: tuple[tuple[bytes | None, int], ...] = ()
-    key: str = "vlan"
-    tunnels: bool = False
-    filter: str = ""
-    sampling_interval: int = 1
-    sampling_random: bool = False
-    mode: str = "flows"
-    clip_length: int = 128
-    promiscuous: bool = False
-    run_statistics: bool = False
-
-    def check(self) -> None:
-        """ConfigError for what cannot be."""
-        if self.hook not in HOOKS:
-            raise ConfigError(f"hook {self.hook}: must be one of {', '.join(HOOKS)}")
-        if self.direction not in DIRECTIONS:
-            raise ConfigError(f"direction {self.direction}: must be one of {', '.join(DIRECTIONS)}")
-        if self.hook == "xdp" and self.direction == "egress":
-            raise ConfigError("hook xdp sees no egress traffic; use tc or auto")
-        if self.key not in KEY_LEVELS:
-            raise ConfigError(f"key {self.key}: must be one of {', '.join(KEY_LEVELS)}")
-        if self.mode not in MODES:
-            raise ConfigError(f"mode {self.mode}: must be one of {', '.join(MODES)}")
-        if not 1 <= self.sampling_interval < 1 << 32:
-            raise ConfigError(f"sampling_interval {self.sampling_interval}: must be 1 to {(1 << 32) - 1}")
-        if not 1 <= self.clip_length <= MAX_CLIP_LENGTH:
-            raise ConfigError(f"clip_length {self.clip_length}: must be 1 to {MAX_CLIP_LENGTH}")
-        if not self.interfaces:
-            raise ConfigError("no interface to meter")
-        if not 1 <= self.max_flows <= 1 << 26:
-            raise ConfigError(f"max_flows {self.max_flows}: must be 1 to {1 << 26}")
-        if len(self.exclude) > MAX_OWN_EXPORTS:
-            raise ConfigError(f"{len(self.exclude)} collectors; at most {MAX_OWN_EXPORTS}")
 
 
 class Meter:
@@ -113,16 +44,20 @@ class Meter:
     def __init__(self, config: MeterConfig) -> None:
         config.check()
         self.config = config
+        self.key_dtype, self.value_dtype = dtypes(config.key)
+        self.fill = 0  # flows in the generation drained last, of config.max_flows
         self._resources = ExitStack()  # what close() gives back, newest first
-        self._attached = ExitStack()  # what detach() undoes
-        self._attachments: list[Attachment] = []
-        self._catch_all: list[bytes] = []  # the keys of the catch-all flows
+        self._catch_all: dict[bytes, int] = {}  # the keys of the catch-all flows and their interfaces
         with ExitStack() as on_error:
             on_error.callback(self._resources.close)
             with suppress(ValueError, OSError):  # before Linux 5.11 maps count as locked memory
                 resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            if config.run_statistics:
+                self._resources.enter_context(syscall.enable_statistics())
             self._make_maps()
-            self._programs = self._load()
+            self._programs = Programs(config, self._maps, self._resources)
+            self._hooks = Hooks(config, self._programs, self._add_catch_all, self._drop_catch_all)
+            self._resources.callback(self._hooks.close)
             on_error.pop_all()
 
     def __enter__(self) -> Self:
@@ -135,35 +70,47 @@ class Meter:
 
     def attach(self) -> list[Attachment]:
         """Attach to all interfaces or, on an error, to none; removes left-overs of dead exporters first."""
-        links = self._resources.enter_context(Links())
-        for program in self._programs.values():
-            self._resources.callback(Claim(program.info().id).close)
-        try:
-            for interface in dict.fromkeys(self.config.interfaces):
-                self._attach_to(links, interface)
-        except BaseException:
-            self.detach()
-            raise
-        return list(self._attachments)
+        self._hooks.attach()
+        return self.attachments
+
+    @property
+    def attachments(self) -> list[Attachment]:
+        """What is attached now."""
+        return list(self._hooks.attachments)
+
+    def watch(self) -> list[LinkChange]:
+        """What has happened to the interfaces since the last call, repaired where that is possible: one that has come
+        back is metered again, and so is one from which somebody has removed our programs. Does not wait; to be
+        called once a tick, before :meth:`drain`."""
+        return self._hooks.watch()
 
     def drain(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Swap generations and empty the quiet one: n keys (KEY_DTYPE) and n values (VALUE_DTYPE), deltas
-        since the last drain. No packet is in two drains or in none.
+        """Swap generations and empty the quiet one: n keys (``key_dtype``) and n values (``value_dtype``), deltas
+        since the last drain. No packet is in two drains or in none. ``fill`` then says how many of the
+        ``max_flows`` were used; what found no room is counted in the statistic ``map_full``.
 
-        A key with ``ip_version`` 0 is the catch-all flow of its ifindex and direction (the packets of
+        A key with ``ip_version`` and ``ethertype`` 0 is the catch-all flow of its ifindex and direction (the packets of
         statistic ``map_full``): only the counters and times of its value have a meaning.
         """
         quiet, ready = self._generations
         for key in self._catch_all:
-            ready.update(key, bytes(VALUE_DTYPE.itemsize))
+            ready.update(key, bytes(self.value_dtype.itemsize))
         self._flows.update(_FIRST, struct.pack("=I", ready.fd))
         self._generations.reverse()
-        keys, values = quiet.drain(KEY_DTYPE, VALUE_DTYPE)
+        keys, values = quiet.drain(self.key_dtype, self.value_dtype)
         count = len(keys)
         for hole in np.flatnonzero(values["packets"] == 0)[::-1].tolist():  # catch-all flows that caught nothing
             count -= 1
             keys[hole], values[hole] = keys[count], values[count]
+        self.fill = count
         return keys[:count], values[:count]
+
+    def packets(self) -> PacketSamples:
+        """In packet mode: the starts of the packets selected since the last call. What finds the ring buffer full
+        (16 MiB, 100,000 packets of 128 octets) is counted in the statistic ``lost``."""
+        if self._ring is None:
+            raise ValueError("there are packets in mode packet only")
+        return self._ring.read()
 
     def statistics(self, direction: str | None = None) -> dict[str, tuple[int, int]]:
         """(packets, layer 2 octets) since the start by :class:`~pyflowx.kernel.layout.Statistic` in lower
@@ -177,9 +124,10 @@ class Meter:
         packets, octets = totals[sides[direction]].sum(axis=0).T.tolist()
         return {slot.name.lower(): (packets[slot], octets[slot]) for slot in Statistic}
 
-    def costs(self) -> dict[str, ProgramInfo]:
-        """How often each program has run and for how long, by hook (``xdp``) or direction at TC; counted while
-        :func:`~pyflowx.kernel.syscall.enable_statistics` is in force."""
+    def run_statistics(self) -> dict[str, ProgramInfo]:
+        """How often each program has run and for how long, by hook (``xdp``) or direction at TC (``_ip``: of devices
+        without Ethernet headers); counted with ``run_statistics`` in the configuration, or where
+        kernel.bpf_stats_enabled is 1."""
         return {name: program.info() for name, program in self._programs.items()}
 
     def offset_ns(self) -> int:
@@ -193,8 +141,7 @@ class Meter:
 
     def detach(self) -> None:
         """Remove our programs from the interfaces; what they counted can still be drained."""
-        self._attachments.clear()
-        self._attached.close()
+        self._hooks.detach()
 
     def close(self) -> None:
         """Detach and give programs and maps back to the kernel."""
@@ -210,12 +157,16 @@ class Meter:
         # Room for the catch-all flows, at most two of an interface. Preallocated: one insertion costs half as
         # much, and each flow is inserted again in each tick; and no packet meets an allocation that fails.
         entries = config.max_flows + 2 * len(config.interfaces)
-        sizes = KEY_DTYPE.itemsize, VALUE_DTYPE.itemsize
+        sizes = self.key_dtype.itemsize, self.value_dtype.itemsize
         self._generations = [make(syscall.MAP_TYPE_HASH, *sizes, entries, "pyflowx_flows") for _ in range(2)]
         self._flows = make(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "pyflowx_active", self._generations[0].fd)
         self._flows.update(_FIRST, struct.pack("=I", self._generations[0].fd))
         slots = 2 * len(Statistic)
         self._statistics = make(syscall.MAP_TYPE_PERCPU_ARRAY, 4, STATISTIC_DTYPE.itemsize, slots, "pyflowx_stats")
+        fragment = FRAGMENT_KEY_LEN, FRAGMENT_LEN, MAX_FRAGMENTS
+        self._ring = PacketRing(config.clip_length) if config.mode == "packet" else None
+        if self._ring is not None:
+            self._resources.callback(self._ring.close)
         own = make(syscall.MAP_TYPE_ARRAY, 4, OWN_EXPORT_DTYPE.itemsize, max(1, len(config.exclude)), "pyflowx_own")
         for index, (address, port) in enumerate(config.exclude):
             entry = np.zeros(1, OWN_EXPORT_DTYPE)
@@ -226,73 +177,19 @@ class Meter:
             MapSlot.FLOWS: self._flows,
             MapSlot.STATISTICS: self._statistics,
             MapSlot.OWN_EXPORTS: own,
+            MapSlot.FRAGMENTS: make(syscall.MAP_TYPE_LRU_HASH, *fragment, "pyflowx_frags"),
+            MapSlot.SAMPLING: make(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 4, 1, "pyflowx_sample"),
         }
-
-    def _load(self) -> dict[str, Program]:
-        """The programs that this configuration may need, by hook or direction."""
-        macros = [f"OWN_EXPORTS={len(self.config.exclude)}"]
-        programs = {}
-        if self.config.hook != "tc" and self.config.direction != "egress":
-            programs["xdp"] = self._load_xdp(macros)
-        names = {side: f"pyflowx_{side}" for side in DIRECTIONS[1:]}
-        code = compile_programs(source_folder() / "meter_tc.c", list(names.values()), macros)
-        for side, name in names.items():
-            program = Program.load(syscall.PROG_TYPE_SCHED_CLS, name, code[name], self._maps)
-            programs[side] = self._resources.enter_context(program)
-        return programs
-
-    def _load_xdp(self, macros: list[str]) -> Program:
-        def load(flags: int, *more: str) -> Program:
-            code = compile_programs(source_folder() / "meter_xdp.c", ["pyflowx_xdp"], [*macros, *more])
-            return Program.load(syscall.PROG_TYPE_XDP, "pyflowx_xdp", code["pyflowx_xdp"], self._maps, flags)
-
-        try:
-            program = load(syscall.XDP_HAS_FRAGS, "XDP_FRAGS")
-        except KernelError:  # before Linux 5.18; whatever else is wrong is wrong again
-            program = load(0)
-        return self._resources.enter_context(program)
-
-    def _attach_to(self, links: Links, interface: str) -> None:
-        config = self.config
-        ifindex = links.index(interface)
-        links.remove_left_overs(ifindex)
-        sides = [side for side in DIRECTIONS[1:] if config.direction in ("both", side)]
-        if links.is_loopback(ifindex):
-            sides = sides[:1]  # each packet passes both ways: once is enough
-        position = len(self._attachments)
-        for side in reversed(sides):  # XDP last: a link may come up anew with it, and the kernel then says hello
-            self._add_catch_all(ifindex, side)
-            hook = self._attach_xdp(links, interface, ifindex) if side == "ingress" and config.hook != "tc" else ""
-            if not hook:
-                hook = "tc"
-                handle = links.attach_tc(ifindex, self._programs[side], side)
-                self._attached.callback(links.detach_tc, ifindex, side, handle)
-            self._attachments.insert(position, Attachment(interface, ifindex, hook, side))
-
-    def _attach_xdp(self, links: Links, interface: str, ifindex: int) -> str:
-        """The hook; empty where ``auto`` leaves ingress to TC: no native XDP, not worth it, or taken."""
-        forced = self.config.hook == "xdp"
-        if not forced and links.driver(ifindex) in _NOT_WORTH_XDP:
-            return ""
-        program, hook = self._programs["xdp"], "xdp"
-        code = links.attach_xdp(ifindex, program, native=True)
-        if code and forced and code not in _XDP_BUSY:
-            code, hook = links.attach_xdp(ifindex, program, native=False), "xdp-generic"
-        attached = links.xdp(ifindex)
-        if not code and attached is not None:
-            self._attached.callback(links.detach_xdp, ifindex, program, attached[0])
-            return hook
-        if not forced:
-            return ""
-        if attached is not None:
-            raise KernelError(
-                f"{describe(attached[1])} is attached at XDP of {interface}; detach it (ip link set dev {interface} "
-                "xdp off) or use --hook tc"
-            )
-        raise KernelError(f"{interface} refuses an XDP program: {os.strerror(code)}; use --hook tc")
+        if self._ring is not None:
+            self._maps[MapSlot.PACKETS] = self._ring.map
 
     def _add_catch_all(self, ifindex: int, side: str) -> None:
-        key = np.zeros(1, KEY_DTYPE)
+        """Now, or with the next generation where there is no room in this one."""
+        key = np.zeros(1, self.key_dtype)
         key["ifindex"], key["direction"] = ifindex, side == "egress"
-        self._catch_all.append(key.tobytes())
-        self._generations[0].update(self._catch_all[-1], bytes(VALUE_DTYPE.itemsize))
+        self._catch_all[key.tobytes()] = ifindex
+        with suppress(KernelError):
+            self._generations[0].update(key.tobytes(), bytes(self.value_dtype.itemsize))
+
+    def _drop_catch_all(self, ifindex: int) -> None:
+        self._catch_all = {key: index for key, index in self._catch_all.items() if index != ifindex}

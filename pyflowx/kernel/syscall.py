@@ -28,7 +28,9 @@ _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD = 0, 1, 2, 5
 _PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD, _PROG_QUERY = 10, 13, 15, 16
 _LOOKUP_AND_DELETE_BATCH, _ENABLE_STATS = 25, 32
 
-MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_ARRAY_OF_MAPS = 1, 2, 6, 12
+MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_LRU_HASH = 1, 2, 6, 9
+MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_RINGBUF = 12, 27
+HELPER_SKB_LOAD_BYTES, HELPER_XDP_LOAD_BYTES = 26, 189
 PROG_TYPE_SCHED_CLS, PROG_TYPE_XDP = 3, 6
 NO_PREALLOC = 1
 XDP_HAS_FRAGS = 1 << 5
@@ -40,8 +42,8 @@ _BATCH = 1 << 16  # entries a call
 _LOG_LEN = 1 << 24
 _LOG_TAIL = 12  # lines of the verifier that an error shows
 _ENOTSUPP = 524  # the kernel's own, not in errno.h
-_PSEUDO_MAP_FD = 1
-_LOAD_IMM64 = 0x18
+_PSEUDO_MAP_FD = _PSEUDO_CALL = 1
+_LOAD_IMM64, _CALL_INSTRUCTION = 0x18, 0x85
 
 PRIVILEGE = "run as root (sudo), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
 
@@ -81,6 +83,16 @@ def possible_cpus() -> int:
         return int(file.read().strip().replace(",", "-").rpartition("-")[2]) + 1
 
 
+def _linked(code: Array, functions: dict[int, bytes]) -> Array:
+    """Instructions with the functions that they call behind them."""
+    for number, function in functions.items():
+        calls = np.flatnonzero((code["code"] == _CALL_INSTRUCTION) & (code["immediate"] == number))
+        code["registers"][calls] = _PSEUDO_CALL << 4
+        code["immediate"][calls] = len(code) - calls - 1
+        code = np.concatenate([code, np.frombuffer(function, _INSTRUCTION)])
+    return code
+
+
 class _Descriptor:
     """Something of the kernel's that is there as long as its descriptor is open."""
 
@@ -115,7 +127,8 @@ class Map(_Descriptor):
         except OSError as error:
             if error.errno == errno.ENOMEM:
                 raise KernelError(f"no memory for a map of {entries} entries; lower --max-flows") from error
-            raise refused(f"cannot make the map {name}", error, since="5.6") from error
+            since = "5.8" if kind == MAP_TYPE_RINGBUF else "5.6"
+            raise refused(f"cannot make the map {name}", error, since) from error
 
     def update(self, key: bytes, value: bytes) -> None:
         """Create or replace an entry; of a map of maps only when no program sees the old one any more."""
@@ -179,14 +192,28 @@ class ProgramInfo(NamedTuple):
     nanoseconds: int
     runs: int
 
+    @property
+    def mean_ns(self) -> float:
+        """Nanoseconds of a run, that is of a packet; 0 before the first."""
+        return self.nanoseconds / self.runs if self.runs else 0.0
+
 
 class Program(_Descriptor):
     """A loaded program."""
 
     @classmethod
-    def load(cls, kind: int, name: str, instructions: bytes, maps: dict[int, Map], flags: int = 0) -> Program:
-        """Verify and load; ``maps`` has the map for each slot number that the instructions name."""
-        code = np.frombuffer(instructions, _INSTRUCTION).copy()
+    def load(
+        cls,
+        kind: int,
+        name: str,
+        instructions: bytes,
+        maps: dict[int, Map],
+        flags: int = 0,
+        functions: dict[int, bytes] | None = None,
+    ) -> Program:
+        """Verify and load; ``maps`` has the map for each slot number that the instructions name, ``functions`` the
+        instructions of what they call by a number that is no helper's."""
+        code = _linked(np.frombuffer(instructions, _INSTRUCTION).copy(), functions or {})
         named = (code["code"] == _LOAD_IMM64) & (code["registers"] >> 4 == _PSEUDO_MAP_FD)
         code["immediate"][named] = [maps[slot].fd for slot in code["immediate"][named].tolist()]
         licence = ctypes.create_string_buffer(b"GPL")

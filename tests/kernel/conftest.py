@@ -17,9 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyflowx.kernel import KEY_DTYPE, VALUE_DTYPE, Statistic, syscall
+from pyflowx.kernel import MeterConfig, Statistic, syscall
 from pyflowx.kernel.compiler import compile_programs, source_folder
-from pyflowx.kernel.layout import STATISTIC_DTYPE, MapSlot
+from pyflowx.kernel.filter import ETHERNET, FILTER_CALL, RAW_IP, compile_classic, translate
+from pyflowx.kernel.layout import FRAGMENT_KEY_LEN, FRAGMENT_LEN, STATISTIC_DTYPE, MapSlot, dtypes
+from pyflowx.kernel.programs import macros
+from pyflowx.kernel.samples import PacketRing
 from pyflowx.kernel.syscall import Map, Program
 
 CLONE_NEWNET = 0x40000000
@@ -136,8 +139,8 @@ class Sender:
             ("vectors", ctypes.c_size_t),
             ("control", ctypes.c_void_p),
             ("control_len", ctypes.c_size_t),
-            ("flags", ctypes.c_int),
-            ("sent", ctypes.c_uint),
+            ("flags", ctypes.c_size_t),  # an int, and padding
+            ("sent", ctypes.c_size_t),
         ]
 
     def __init__(self, frames, link="v"):
@@ -180,20 +183,42 @@ class Bench:
         "egress": (syscall.PROG_TYPE_SCHED_CLS, "meter_tc.c", "pyflowx_egress"),
     }
 
-    def __init__(self, kind, entries=1 << 12):
+    def __init__(self, kind, entries=1 << 12, link="ethernet", **config):
         program_type, file, name = self.KINDS[kind]
         self.kind, self.direction = kind, int(kind == "egress")
-        self.flows = Map(syscall.MAP_TYPE_HASH, KEY_DTYPE.itemsize, VALUE_DTYPE.itemsize, entries, "flows")
+        self.config = MeterConfig(["lo"], **config)
+        self.dtypes = dtypes(self.config.key)
+        key_len, value_len = (dtype.itemsize for dtype in self.dtypes)
+        self.flows = Map(syscall.MAP_TYPE_HASH, key_len, value_len, entries, "flows")
         self.active = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "active", inner=self.flows.fd)
         self.active.update(bytes(4), struct.pack("=I", self.flows.fd))
         self.statistics = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 16, 2 * len(Statistic), "statistics")
-        maps = {MapSlot.FLOWS: self.active, MapSlot.STATISTICS: self.statistics}
+        self.fragments = Map(syscall.MAP_TYPE_LRU_HASH, FRAGMENT_KEY_LEN, FRAGMENT_LEN, 64, "fragments")
+        self.sampling = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 4, 1, "sampling")
+        self.ring = PacketRing(self.config.clip_length)
+        maps = {
+            MapSlot.FLOWS: self.active,
+            MapSlot.STATISTICS: self.statistics,
+            MapSlot.FRAGMENTS: self.fragments,
+            MapSlot.SAMPLING: self.sampling,
+            MapSlot.PACKETS: self.ring.map,
+        }
         frags = kind == "xdp-frags"
-        code = compile_programs(source_folder() / file, [name], ["XDP_FRAGS"] * frags)[name]
-        self.program = Program.load(program_type, name, code, maps, syscall.XDP_HAS_FRAGS * frags)
+        name += "_ip" if link == "ip" else ""
+        code = compile_programs(source_folder() / file, [name], [*macros(self.config), *["XDP_FRAGS"] * frags])[name]
+        functions = {}
+        if self.config.filter:
+            helper = {"xdp": None, "xdp-frags": syscall.HELPER_XDP_LOAD_BYTES}.get(kind, syscall.HELPER_SKB_LOAD_BYTES)
+            tagged = program_type == syscall.PROG_TYPE_SCHED_CLS and link == "ethernet"
+            classic = compile_classic(self.config.filter, RAW_IP if link == "ip" else ETHERNET)
+            functions[FILTER_CALL] = translate(classic, helper, tagged)
+        flags = syscall.XDP_HAS_FRAGS * frags
+        self.program = Program.load(program_type, name[:15], code, maps, flags, functions)
 
     def drain(self):
-        return self.flows.drain(KEY_DTYPE, VALUE_DTYPE)
+        """What has been metered; first fragments are forgotten."""
+        self.fragments.drain(np.dtype(("V", FRAGMENT_KEY_LEN)), np.dtype(("V", FRAGMENT_LEN)))
+        return self.flows.drain(*self.dtypes)
 
     def statistic(self):
         """Slot -> (packets, octets), of those that are not 0, since the last call."""
@@ -207,7 +232,8 @@ class Bench:
         return found
 
     def close(self):
-        for part in (self.program, self.statistics, self.active, self.flows):
+        parts = (self.program, self.ring, self.sampling, self.fragments, self.statistics, self.active, self.flows)
+        for part in parts:
             part.close()
 
 

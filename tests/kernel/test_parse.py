@@ -29,6 +29,29 @@ PASS = {
 }  # XDP_PASS, TC_ACT_UNSPEC: nothing is ever held back
 
 
+def expected_of(key, value):
+    """A flow's key and value as the oracle says it."""
+    src, dst = (address(key["ip_version"], key[name].tobytes()) for name in ("src", "dst"))
+    labels = tuple(value[f"mpls_{place}"].tobytes() for place in (1, 2, 3))
+    depth = int(value["mpls_depth"])
+    assert not any(map(any, labels[depth:]))
+    in_key = ("protocol", "tos", "vlan", "inner_vlan", "src_port", "dst_port", "segment", "tunnel")
+    in_value = ("octets", "tcp_flags", "fragment_flags", "fragment_id", "flow_label", "extensions", "tcp_window")
+    in_value += ("tcp_mss", "tcp_window_scale", "ethertype")
+    return Expected(
+        version=int(key["ip_version"]),
+        src=src,
+        dst=dst,
+        ttl=int(value["ttl_min"]),
+        icmp=(int(value["icmp_type"]), int(value["icmp_code"])),
+        mpls=labels[:depth],
+        mpls_depth=depth,
+        macs=value["dst_mac"].tobytes() + value["src_mac"].tobytes(),
+        **{name: int(key[name]) for name in in_key},
+        **{name: int(value[name]) for name in in_value},
+    )
+
+
 def metered(bench, frame):
     """What the program makes of a frame: as the oracle says it."""
     bench.program.test_run(frame)
@@ -44,17 +67,8 @@ def metered(bench, frame):
     assert (value["length_min"], value["ttl_min"]) == (value["octets"], value["ttl_max"])
     assert value["length_max"] == value["octets"]
     assert 0 < value["first_ns"] == value["last_ns"]
-    assert not key["pad"].any()
-    src, dst = (address(key["ip_version"], key[name].tobytes()) for name in ("src", "dst"))
-    return Expected(
-        version=int(key["ip_version"]),
-        src=src,
-        dst=dst,
-        ttl=int(value["ttl_min"]),
-        icmp=(int(value["icmp_type"]), int(value["icmp_code"])),
-        **{name: int(key[name]) for name in ("protocol", "tos", "vlan", "src_port", "dst_port")},
-        **{name: int(value[name]) for name in ("octets", "tcp_flags")},
-    )
+    assert not any(part.any() for part in (key["pad"], value["padding"], value["link_padding"]))
+    return expected_of(key, value)
 
 
 def accepted(kind, frame):

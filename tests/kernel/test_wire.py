@@ -21,6 +21,7 @@ ETHERNET = 14
 UNCOUNTED = ("not_ip", "malformed", "own_export")
 TCP_INFO_SEGS_OUT, TCP_INFO_BYTES_SENT = 136, 200  # offsets in struct tcp_info
 UDP_SEGMENT = 103
+KEY = ("version", "src", "dst", "protocol", "tos", "vlan", "inner_vlan", "src_port", "dst_port", "segment")
 
 
 def udp_frame(number, payload=18):
@@ -114,7 +115,7 @@ def merged(oracle, frames):
         if isinstance(expected, Statistic):
             reasons[expected.name.lower()] += 1
             continue
-        flow = flows.setdefault(expected[:5] + expected[7:10], [0, 0, 0])
+        flow = flows.setdefault(tuple(getattr(expected, field) for field in KEY), [0, 0, 0])
         flow[0] += 1
         flow[1] += expected.octets
         flow[2] |= expected.tcp_flags
@@ -126,8 +127,7 @@ def as_merged(address, drains):
     for keys, values in drains:
         for key, value in zip(keys, values, strict=True):
             src, dst = (address(key["ip_version"], key[side].tobytes()) for side in ("src", "dst"))
-            names = ("protocol", "tos", "vlan", "src_port", "dst_port")
-            name = (int(key["ip_version"]), src, dst, *(int(key[field]) for field in names))
+            name = (int(key["ip_version"]), src, dst, *(int(key[field]) for field in KEY[3:]))
             assert name not in found
             found[name] = [int(value[field]) for field in ("packets", "octets", "tcp_flags")]
     return found
@@ -299,7 +299,7 @@ def test_udp_segmentation_is_unfolded(wire, family, side):
 def test_on_loopback_each_packet_counts_once(wire, hook, expected):
     with wire.near, Meter(MeterConfig(["lo"], hook=hook)) as meter:
         before = wire.near.counters("lo")
-        assert [attachment[2:] for attachment in meter.attach()] == [(expected, "ingress")]
+        assert [(at.hook, at.direction) for at in meter.attach()] == [(expected, "ingress")]
         client, server = exchange(wire, True, socket.AF_INET, 3_000_000, 1 << 19)
         with client, server:
             drains = settle(meter, client, server)

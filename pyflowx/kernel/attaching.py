@@ -1,0 +1,187 @@
+"""Our programs at the hooks of interfaces, for as long as these exist: interfaces go, come back and are changed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from pyflowx.errors import KernelError
+from pyflowx.kernel.config import MeterConfig
+from pyflowx.kernel.links import Attachment, Claim, Links, describe
+from pyflowx.kernel.programs import SIDES, Programs
+from pyflowx.kernel.syscall import Program
+
+_XDP_BUSY = (errno.EBUSY, errno.EEXIST)
+# A driver with native XDP where TC is the better choice: on veth, XDP turns the peer's segmentation offload
+# off, which costs every TCP connection more than the whole metering does.
+_NOT_WORTH_XDP = ("veth",)
+_SOL_PACKET, _ADD_MEMBERSHIP, _PROMISCUOUS = 263, 1, 1  # linux/if_packet.h
+
+
+class LinkChange(NamedTuple):
+    """What became of an interface. ``event``: ``gone``, ``attached`` (it came back), ``restored`` (somebody had
+    removed our programs) or ``failed``, with the reason in ``message``."""
+
+    interface: str
+    ifindex: int
+    event: str
+    message: str = ""
+
+
+class Hooks:
+    """``on_attach(ifindex, side)`` is called before a program sees the first packet, ``on_gone(ifindex)`` when it has
+    seen the last one of an interface that is no more."""
+
+    def __init__(
+        self,
+        config: MeterConfig,
+        programs: Programs,
+        on_attach: Callable[[int, str], None],
+        on_gone: Callable[[int], None],
+    ) -> None:
+        self._config, self._programs, self._on_attach, self._on_gone = config, programs, on_attach, on_gone
+        self._links: Links | None = None
+        self._claims: dict[int, Claim] = {}
+        self._used: dict[tuple[int, str], int] = {}  # (interface, side) -> program
+        self._attached: dict[int, ExitStack] = {}  # by interface: what takes our programs off it
+        self.attachments: list[Attachment] = []
+
+    def attach(self) -> None:
+        """Attach to all interfaces or, on an error, to none; removes left-overs of dead exporters first."""
+        self._links = links = Links()
+        try:
+            for interface in dict.fromkeys(self._config.interfaces):
+                self._attach_to(links, interface, links.index(interface))
+        except BaseException:
+            self.detach()
+            raise
+
+    def watch(self) -> list[LinkChange]:
+        """What has happened since the last call, repaired where that is possible. Does not wait."""
+        links = self._links
+        if links is None or not links.changed():
+            return []
+        there = links.names()
+        changes = []
+        for ifindex in [ifindex for ifindex in self._attached if ifindex not in there]:
+            changes.append(LinkChange(self._release(ifindex), ifindex, "gone"))
+            self._on_gone(ifindex)
+        for ifindex in self._bereft(links):
+            self._release(ifindex)
+            changes.append(self._try(links, there[ifindex], ifindex, "restored"))
+        for ifindex, name in there.items():
+            if name in self._config.interfaces and ifindex not in self._attached:
+                changes.append(self._try(links, name, ifindex, "attached"))
+        return changes
+
+    def detach(self) -> None:
+        """Remove our programs from all interfaces."""
+        for ifindex in list(self._attached):
+            self._release(ifindex)
+        if self._links is not None:
+            self._links.close()
+            self._links = None
+
+    def close(self) -> None:
+        """Detach; say no more that our programs are in use."""
+        self.detach()
+        for claim in self._claims.values():
+            claim.close()
+
+    def _bereft(self, links: Links) -> list[int]:
+        """Interfaces of which somebody has removed a program of ours."""
+        lost = [at for at in self.attachments if not links.is_attached(at, self._used[at.ifindex, at.direction])]
+        return list(dict.fromkeys(at.ifindex for at in lost))
+
+    def _release(self, ifindex: int) -> str:
+        """Take our programs off an interface, if it is still there; returns its name."""
+        name = next((at.interface for at in self.attachments if at.ifindex == ifindex), "")
+        self.attachments = [at for at in self.attachments if at.ifindex != ifindex]
+        self._attached.pop(ifindex).close()
+        return name
+
+    def _try(self, links: Links, name: str, ifindex: int, event: str) -> LinkChange:
+        try:
+            self._attach_to(links, name, ifindex)
+        except KernelError as error:
+            return LinkChange(name, ifindex, "failed", str(error))
+        return LinkChange(name, ifindex, event)
+
+    def _attach_to(self, links: Links, interface: str, ifindex: int) -> None:
+        config = self._config
+        links.remove_left_overs(ifindex)
+        sides = [side for side in SIDES if config.direction in ("both", side)]
+        if links.is_loopback(ifindex):
+            sides = sides[:1]  # each packet passes both ways: once is enough
+        found: list[Attachment] = []
+        with ExitStack() as undo:
+            for side in reversed(sides):  # XDP last: a link may come up anew with it, and the kernel then says hello
+                self._on_attach(ifindex, side)
+                hook, note = "", ""
+                if side == "ingress" and config.hook != "tc":
+                    hook, note = self._attach_xdp(links, undo, interface, ifindex)
+                if not hook:
+                    hook = self._attach_tc(links, undo, ifindex, side)
+                found.insert(0, Attachment(interface, ifindex, hook, side, note))
+            if config.promiscuous:
+                undo.callback(_receive_all(ifindex).close)
+            self._attached[ifindex] = undo.pop_all()
+        self.attachments += found
+
+    def _attach_tc(self, links: Links, undo: ExitStack, ifindex: int, side: str) -> str:
+        program = self._programs.load(side if links.is_ethernet(ifindex) else f"{side}_ip")
+        program_id = self._claim(ifindex, side, program)
+        links.attach_tc(ifindex, program, side)
+        undo.callback(links.detach_tc, ifindex, side, program_id)
+        return "tc"
+
+    def _attach_xdp(self, links: Links, undo: ExitStack, interface: str, ifindex: int) -> tuple[str, str]:
+        """The hook and what there is to say of it; no hook where ``auto`` leaves ingress to TC: no native XDP, not
+        worth it, or taken."""
+        forced = self._config.hook == "xdp"
+        if not links.is_ethernet(ifindex):
+            if forced:
+                raise KernelError(f"{interface} has no Ethernet headers, which XDP needs; use --hook tc")
+            return "", ""
+        if not forced and links.driver(ifindex) in _NOT_WORTH_XDP:
+            return "", ""
+        program, hook = self._programs["xdp"], "xdp"
+        self._claim(ifindex, "ingress", program)
+        code = links.attach_xdp(ifindex, program, native=True)
+        if code and forced and code not in _XDP_BUSY:
+            code, hook = links.attach_xdp(ifindex, program, native=False), "xdp-generic"
+        attached = links.xdp(ifindex)
+        if not code and attached is not None:
+            undo.callback(links.detach_xdp, ifindex, program, attached[0])
+            return hook, ""
+        taken = f"{describe(attached[1])} is attached at XDP of {interface}" if attached is not None else ""
+        if not forced:
+            return "", taken
+        if taken:
+            raise KernelError(f"{taken}; detach it (ip link set dev {interface} xdp off) or use --hook tc")
+        raise KernelError(f"{interface} refuses an XDP program: {os.strerror(code)}; use --hook tc")
+
+    def _claim(self, ifindex: int, side: str, program: Program) -> int:
+        """Say to other exporters that the program is in use; returns its id."""
+        program_id = program.info().id
+        self._used[ifindex, side] = program_id
+        if program_id not in self._claims:
+            self._claims[program_id] = Claim(program_id)
+        return program_id
+
+
+def _receive_all(ifindex: int) -> socket.socket:
+    """Promiscuous mode, for as long as the socket is open: also when we are killed the kernel ends it."""
+    member = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)  # protocol 0: it receives nothing itself
+    request = struct.pack("iHH8x", ifindex, _PROMISCUOUS, 0)
+    try:
+        member.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, request)
+    except OSError as error:
+        member.close()
+        raise KernelError(f"cannot make interface {ifindex} promiscuous: {error.strerror}") from error
+    return member
