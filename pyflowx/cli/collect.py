@@ -115,7 +115,8 @@ def work(collector: Collector, inputs: Inputs, outputs: Outputs, receiver: UdpRe
 
         return Windowed(source, outputs.interval_s)
 
-    read_captures(collector, inputs, receiver, windowed, outputs.uses_stdout)
+    if inputs.captures:
+        read_captures(collector, inputs, receiver, windowed, outputs.uses_stdout)
     if receiver is not None:
         collector.run(windowed(receiver))
 
