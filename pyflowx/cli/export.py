@@ -106,8 +106,9 @@ def summary(counters: ExportCounters, statistics: Mapping[str, tuple[int, int]],
     if c.refused_flows:
         refused = f"{_plural(c.refused_flows, 'flow')} of {_plural(c.refused_packets, 'packet')}"
         yield f"refused {refused}: NetFlow v5 carries IPv4 only; --protocol ipfix carries all"
-    templates = f"{c.template_messages} of them with Templates"
-    yield f"sent {_plural(c.messages, 'message')} ({templates}), {c.message_octets} octets"
+    if targets:
+        templates = f"{c.template_messages} of them with Templates"
+        yield f"sent {_plural(c.messages, 'message')} ({templates}), {c.message_octets} octets"
     for name, send in targets:
         if send.lost:
             yield f"lost {_plural(send.lost, 'message')} to {name} that the kernel refused: {send.last_error}"
