@@ -3,7 +3,8 @@
 The function is ``matches(context, start, end, length, tag)`` of ``bpf/select.h``. It reads the packet where
 that is in reach and asks the kernel for the octets that are not. It sees what a capture file would have: at
 TC a VLAN tag that the kernel took out of the frame is looked at where it was (so that ``vlan 5`` matches),
-and, as in files, ``tcp`` alone means a packet without tag.
+and, as in files, ``tcp`` alone means a packet without tag. Only an offset that is computed from the packet does
+not reach such a tag's own octets.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _SNAPLEN = 262_144
 _NO_NETMASK = 0xFFFFFFFF
 _MAC_ADDRESSES = 12  # octets: where a VLAN tag stands
 _TAG = 4
+_NOT_THERE = "the filter asks for what is not in the packet (inbound, outbound, ifindex, a place before its start ...)"
 _DIRECT = 0x3FFF  # how far from the start the verifier lets us read
 _FARTHEST = 0xFFFFF  # no packet is longer
 _MAX_DISTANCE = 0x7FFF  # of a jump
@@ -236,7 +238,7 @@ class _Translator:
         """Load from a place that the program names, as the frame with its tag has it."""
         out = self._out
         if place > _FARTHEST:  # Linux's extensions are there, which libpcap uses on an interface only
-            raise ConfigError("the filter asks for what is not in the packet (inbound, outbound, ifindex ...)")
+            raise ConfigError(_NOT_THERE)
         if not self._tagged or place + size <= _MAC_ADDRESSES:
             self._packet(size, place, register)
             return
@@ -246,21 +248,42 @@ class _Translator:
         if place >= _MAC_ADDRESSES + _TAG:
             self._packet(size, place - _TAG, register)
         elif place >= _MAC_ADDRESSES and place + size <= _MAC_ADDRESSES + _TAG:
-            out.alu_register(_MOV, register, _R1)
-            out.alu(_RSH, register, 8 * (_MAC_ADDRESSES + _TAG - place - size))
-            out.alu(_AND, register, (1 << 8 * size) - 1)
-        else:  # partly in the tag
-            raise ConfigError("the filter loads octets of a VLAN tag together with others; load them one by one")
+            self._bits_of_tag(register, place, size)
+        else:
+            self._across_tag(size, place, register)
         out.jump(done)
         out.place(plain)
         self._packet(size, place, register)
         out.place(done)
 
+    def _bits_of_tag(self, register: int, place: int, size: int) -> None:
+        out = self._out
+        out.load(0x18, register, _FRAME, _TAG_SLOT)
+        out.alu(_RSH, register, 8 * (_MAC_ADDRESSES + _TAG - place - size))
+        out.alu(_AND, register, (1 << 8 * size) - 1)
+
+    def _across_tag(self, size: int, place: int, register: int) -> None:
+        """Octets of the frame beside some of the tag: those before it or those behind it."""
+        out = self._out
+        behind = place + size - _MAC_ADDRESSES - _TAG
+        if behind > 0:
+            self._packet(size, place - _TAG, register)
+            out.alu(_AND, register, (1 << 8 * behind) - 1)
+            self._bits_of_tag(_R1, place, size - behind)
+            out.alu(_LSH, _R1, 8 * behind)
+        else:
+            of_tag = place + size - _MAC_ADDRESSES
+            self._packet(size, place, register)
+            out.alu(_RSH, register, 8 * of_tag)
+            out.alu(_LSH, register, 8 * of_tag)
+            self._bits_of_tag(_R1, _MAC_ADDRESSES, of_tag)
+        out.alu_register(_OR, register, _R1)
+
     def _indirect(self, size: int, k: int) -> None:
         """Load from X + k into A."""
         out = self._out
         if k > _FARTHEST:
-            raise ConfigError("the filter reads before the packet's header; write the offset without subtraction")
+            raise ConfigError(_NOT_THERE)
         out.alu_register(_MOV, _R1, _X)
         out.branch(_JUMP64 | _GREATER, REJECT, _R1, immediate=_FARTHEST)
         out.alu(_ADD, _R1, k, _ALU64)

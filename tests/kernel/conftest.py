@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import importlib.util
 import json
 import os
@@ -173,6 +174,12 @@ class Sender:
         self.socket.close()
 
 
+@functools.cache
+def compiled(file, name, macros):
+    """The instructions of a program; compiling takes longer than most tests."""
+    return compile_programs(source_folder() / file, [name], macros)[name]
+
+
 class Bench:
     """The programs on maps of their own, for test runs: no interface, no Meter."""
 
@@ -205,7 +212,7 @@ class Bench:
         }
         frags = kind == "xdp-frags"
         name += "_ip" if link == "ip" else ""
-        code = compile_programs(source_folder() / file, [name], [*macros(self.config), *["XDP_FRAGS"] * frags])[name]
+        code = compiled(file, name, (*macros(self.config), *["XDP_FRAGS"] * frags))
         functions = {}
         if self.config.filter:
             helper = {"xdp": None, "xdp-frags": syscall.HELPER_XDP_LOAD_BYTES}.get(kind, syscall.HELPER_SKB_LOAD_BYTES)
@@ -241,6 +248,13 @@ class Bench:
 def bench(request):
     with contextlib.closing(Bench(request.param)) as bench:
         yield bench
+
+
+@pytest.fixture
+def make_bench():
+    """Makes a Bench that is closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *kind, **config: stack.enter_context(contextlib.closing(Bench(*kind, **config)))
 
 
 @pytest.fixture
