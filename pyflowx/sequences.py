@@ -137,19 +137,15 @@ class Sequences:
             _follow(sequence, number, Amounts(*row))
 
     def _follow_one(self, protocol: Protocol, key: bytes, numbers: I64, amounts: I64) -> None:
-        """Many messages of one sequence, which mostly has no gap."""
+        """Many messages of one sequence, which mostly has no gap: runs at once, what breaks them one by one."""
         sequence = self._sequences.get(key) or self._begin(protocol, key)
-        rule = RULES[sequence.rule]
-        units = amounts[:, rule.unit]
-        begins = (numbers - units) & _MASK if rule.included else numbers
-        ends = (begins + units) & _MASK
-        whole = begins[0] == sequence.expected and bool((units >= 0).all()) and np.array_equal(ends[:-1], begins[1:])
-        if whole and sequence.suspect == _UNKNOWN and not any(sequence.votes):
-            sequence.expected = int(ends[-1])
-            sequence.last = int(numbers[-1]), Amounts(*amounts[-1].tolist())
-            return
-        for number, row in zip(numbers.tolist(), amounts.tolist(), strict=True):
-            _follow(sequence, number, Amounts(*row))
+        at = 0
+        while at < len(numbers):
+            at += _follow_run(sequence, numbers[at:], amounts[at:])
+            odd = slice(at, at + _FEW)
+            for number, row in zip(numbers[odd].tolist(), amounts[odd].tolist(), strict=True):
+                _follow(sequence, number, Amounts(*row))
+            at += _FEW
 
     def _begin(self, protocol: Protocol, key: bytes) -> _Sequence:
         if len(self._sequences) >= MAX_SEQUENCES:
@@ -214,6 +210,37 @@ def _follow(sequence: _Sequence, number: int, amounts: Amounts) -> None:
     elif not _take_other_rule(sequence, number, amounts):
         _odd(sequence, begin, end)
     sequence.last = number, amounts
+
+
+def _follow_run(sequence: _Sequence, numbers: I64, amounts: I64) -> int:
+    """As many messages as follow each other and what is expected, as :func:`_follow` does it; how many they are."""
+    rule = RULES[sequence.rule]
+    units = amounts[:, rule.unit]
+    begins = (numbers - units) & _MASK if rule.included else numbers
+    ends = (begins + units) & _MASK
+    if sequence.suspect != _UNKNOWN or begins[0] != sequence.expected:
+        return 0
+    broken = units < 0
+    broken[1:] |= begins[1:] != ends[:-1]
+    n = int(broken.argmax()) if broken.any() else len(numbers)
+    if n == 0:
+        return 0
+    if any(sequence.votes) and sequence.last is not None:
+        number, before = sequence.last
+        all_numbers = np.append(number, numbers[:n])
+        all_amounts = np.vstack([np.array(before), amounts[:n]])
+        for index, rule in enumerate(RULES):
+            if sequence.votes[index]:
+                sequence.votes[index] *= _all_fit(rule, all_numbers, all_amounts)
+    sequence.expected = int(ends[n - 1])
+    sequence.last = int(numbers[n - 1]), Amounts(*amounts[n - 1].tolist())
+    return n
+
+
+def _all_fit(rule: Rule, numbers: I64, amounts: I64) -> bool:
+    """Whether each message but the first follows the one before it by a rule, as :func:`_fits` says."""
+    counted = (amounts[1:] if rule.included else amounts[:-1])[:, rule.unit]
+    return bool(((counted > 0) & ((numbers[:-1] + counted) & _MASK == numbers[1:])).all())
 
 
 def _fits(rule: Rule, last: tuple[int, Amounts], number: int, amounts: Amounts) -> bool:

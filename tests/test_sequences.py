@@ -228,3 +228,24 @@ def test_losses_are_exact_however_they_fall_into_batches(first: int, lost: set[i
     for start in range(0, len(sent), size):
         listener.take(*sent[start : start + size])
     assert (listener.total.lost, listener.total.reordered) == (3 * len(lost), 0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 0, 0, 0, 1, 5, -3, 1 << 30, -(1 << 30)]), st.integers(0, 3)), max_size=60),
+    st.sampled_from([0, 1, 2]),
+    st.integers(1, 60),
+)
+def test_runs_at_once_are_the_same_as_one_by_one(steps: list[tuple[int, int]], unit: int, size: int) -> None:
+    """Jumps, repetitions and exporters that count otherwise, in batches and alone."""
+    datagrams, number = [ipfix(0, 1, template=True)], 1
+    for jump, records in steps:
+        number += jump
+        datagrams.append(ipfix(number, records))
+        number += (records, records, 1)[unit]
+    together, alone = Listener(), Listener()
+    together.take(datagrams[0])
+    for first in range(1, len(datagrams), size):
+        together.take(*datagrams[first : first + size])
+    for datagram in datagrams:
+        alone.take(datagram)
+    assert together.total == alone.total
