@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyflowx.exporting import ExportConfig, ExportCounters, Exporter
     from pyflowx.exporting.sessions import Session
-    from pyflowx.kernel import MeterConfig
+    from pyflowx.kernel import LinkChange, MeterConfig
     from pyflowx.transport.udp import SendCounts
 
 EPILOG = """
@@ -87,6 +87,17 @@ def _signals(exporter: Exporter) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
+def _notice(change: LinkChange) -> None:
+    """What became of an interface."""
+    said = {
+        "gone": "is gone; it is metered again when it comes back",
+        "attached": "is back: metering it again",
+        "restored": "had lost our programs: metering it again",
+        "failed": f"cannot be metered: {change.message}",
+    }
+    LOG.warning(f"{change.interface} {said[change.event]}")
+
+
 def _plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
@@ -100,7 +111,10 @@ def summary(counters: ExportCounters, statistics: Mapping[str, tuple[int, int]],
         if count and name not in IN_FLOWS:
             yield f"left out {name.replace('_', ' ')}: {_plural(count, 'packet')}, {octets} octets on layer 2"
     reasons = ", ".join(f"{reason.name.lower().replace('_', ' ')} {n}" for reason, n in sorted(c.flows.items()))
-    yield f"exported {_plural(c.flows.total(), 'flow')}" + (f" ({reasons})" if reasons else "")
+    if c.samples:
+        yield f"exported {_plural(c.samples, 'packet report')}"
+    else:
+        yield f"exported {_plural(c.flows.total(), 'flow')}" + (f" ({reasons})" if reasons else "")
     if full := statistics.get("map_full", (0, 0))[0]:
         yield f"map full: {_plural(full, 'packet')} counted without their flow; a larger --max-flows keeps them apart"
     if c.refused_flows:
@@ -197,6 +211,20 @@ def _record_options(command: _F) -> _F:
             show_default=True,
             help="Seconds without a packet that end a flow.",
         ),
+        click.option(
+            "--mode",
+            type=click.Choice(["flows", "packet"]),
+            default="flows",
+            show_default=True,
+            help="Records of flows, or of each (sampled) packet with its first octets (PSAMP, RFC 5476).",
+        ),
+        click.option(
+            "--clip-length",
+            type=click.IntRange(1, 1280),
+            default=128,
+            show_default=True,
+            help="Octets of a packet, in mode packet.",
+        ),
         click.option("--biflow", is_flag=True, help="Both directions of a conversation in one record (RFC 5103)."),
         click.option(
             "--time-unit",
@@ -275,7 +303,12 @@ def _check(options: Mapping[str, Any]) -> None:
     """Combinations that mean nothing."""
     protocol = options["protocol"]
     if protocol != "ipfix":
-        for name, value, usual in (("--transport tcp", "transport", "udp"), ("--biflow", "biflow", False)):
+        ways = (
+            ("--transport tcp", "transport", "udp"),
+            ("--biflow", "biflow", False),
+            ("--mode packet", "mode", "flows"),
+        )
+        for name, value, usual in ways:
             if options[value] != usual:
                 raise ConfigError(f"{name} is for --protocol ipfix, not {protocol}; leave one of them out")
         if options["time_unit"] != "ms":
@@ -366,8 +399,9 @@ def command(**options: Any) -> None:
         stack.enter_context(_signals(exporter))
         hooks = exporter.start()
         for at in hooks:
-            LOG.info(f"metering {at.interface} {at.direction} ({at.hook})")
-        drop(user)
+            LOG.info(f"metering {at.interface} {at.direction} ({at.hook})" + (f": {at.note}" if at.note else ""))
+        exporter.notice = _notice
+        drop(user, meter_config.promiscuous)
         view = ExporterView(exporter, meter.statistics, targets, hooks, LOG.lines)
         name = f"export-{meter_config.interfaces[0]}.sock"
         with served(operation, "export", name, EXPORTER, view, view.sections, view.watched):

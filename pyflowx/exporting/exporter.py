@@ -1,8 +1,9 @@
 """The Exporting Process (RFC 5470 §5.3): kernel maps -> flow table -> records -> sessions.
 
-One tick a second drains the maps, ages the flows and sends what ended. Where there are many flows the maps are
-drained less often (:func:`ticks_between_drains`): a flow that is counted in the kernel for five seconds costs as
-little as one that is for one, each drain costs the same again.
+In mode ``flows`` one tick a second drains the maps, ages the flows and sends what ended. Where there are many flows
+the maps are drained less often (:func:`ticks_between_drains`): a flow that is counted in the kernel for five seconds
+costs as little as one that is for one, each drain costs the same again. In mode ``packet`` ten ticks a second send
+the starts of the selected packets.
 """
 
 from __future__ import annotations
@@ -22,13 +23,15 @@ from pyflowx.batch import Array, FlowBatch
 from pyflowx.exporting.biflow import FIN, RST, Pairing, ended, ended_biflows
 from pyflowx.exporting.fields import MERGES, Schema
 from pyflowx.exporting.options import Facts, options
+from pyflowx.exporting.samples import packet_batches
 from pyflowx.exporting.sessions import Encoder, Session, SessionCounts, Tick
 from pyflowx.flowtable import Ending, EndReason, FlowRecords, FlowTable
-from pyflowx.kernel import Attachment
+from pyflowx.kernel import Attachment, LinkChange, PacketSamples
 from pyflowx.kernel.layout import dtypes
 
 TICK_NS = 1_000_000_000
-TICK_SPREAD_S = 0.7  # the part of a tick that sending may take
+PACKET_TICK_NS = TICK_NS // 10  # in mode packet: the kernel's buffer holds so many
+TICK_SPREAD = 0.7  # the part of a tick that sending may take
 END_SPREAD_S = 3.0  # ... and the time that the last flows may take
 DRAIN_SHARE = 0.02  # of a processor, that draining may take before it is done less often
 MAX_DRAIN_TICKS = 5
@@ -38,7 +41,11 @@ IGNORED = ("malformed", "lost")  # statistics of packets that are in no flow tho
 class MeterPart(Protocol):
     """What the Exporter needs of :class:`pyflowx.kernel.Meter`."""
 
+    @property
+    def attachments(self) -> list[Attachment]: ...
     def attach(self) -> list[Attachment]: ...
+    def watch(self) -> list[LinkChange]: ...
+    def packets(self) -> PacketSamples: ...
     def drain(self) -> tuple[Array, Array]: ...
     def offset_ns(self) -> int: ...
     def statistics(self) -> dict[str, tuple[int, int]]: ...
@@ -48,7 +55,8 @@ class MeterPart(Protocol):
 @dataclass(frozen=True, slots=True)
 class ExportConfig:
     """Timeouts are in seconds, ``max_flows`` bounds the flow table. ``protocol`` to ``biflow``: as in
-    :class:`~pyflowx.exporting.fields.Schema`, ``key`` is its ``level``. The sampling is the meter's."""
+    :class:`~pyflowx.exporting.fields.Schema`, ``key`` is its ``level``. The sampling and the ``mode`` are the
+    meter's."""
 
     active_timeout: float = 60
     inactive_timeout: float = 15
@@ -60,6 +68,7 @@ class ExportConfig:
     biflow: bool = False
     sampling_interval: int = 1
     sampling_random: bool = False
+    mode: str = "flows"
 
 
 def ticks_between_drains(cost_s: float, flows: int, ticks: int, config: ExportConfig) -> int:
@@ -87,6 +96,7 @@ class ExportCounters:
     octets_exported: int = 0
     l2_octets_exported: int = 0
     flows: Counter[EndReason] = field(default_factory=Counter)
+    samples: int = 0  # Packet Reports
     refused_flows: int = 0
     refused_packets: int = 0
     not_sent_flows: int = 0
@@ -150,7 +160,9 @@ class Exporter:
             config.observation_domain_id,
             sampling_interval=config.sampling_interval,
             sampling_random=config.sampling_random,
+            reports_packets=config.mode == "packet",
         )
+        self._tick_ns = PACKET_TICK_NS if config.mode == "packet" else TICK_NS
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.poll()
         self._poll.register(self._wake, select.POLLIN)
@@ -161,6 +173,8 @@ class Exporter:
         self.counters = ExportCounters()
         self.observe: Callable[[Sequence[FlowBatch], int], None] | None = None
         """Is shown the flows that are exported, and the Export Time in ns."""
+        self.notice: Callable[[LinkChange], None] | None = None
+        """Is told what becomes of interfaces."""
 
     def __len__(self) -> int:
         """Flows in the table."""
@@ -176,27 +190,31 @@ class Exporter:
 
     def start(self) -> list[Attachment]:
         attachments = self._meter.attach()
-        self._facts.interfaces = list(dict.fromkeys((at.ifindex, at.interface) for at in attachments))
+        self._name_interfaces(attachments)
         return attachments
+
+    def _name_interfaces(self, attachments: Sequence[Attachment]) -> None:
+        self._facts.interfaces = list(dict.fromkeys((at.ifindex, at.interface) for at in attachments))
 
     def stop(self) -> None:
         """End ``run()`` soon."""
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
-        """Tick until ``stop()``, then :meth:`finish`. Ticks keep their pace: the n-th is due n s after the start."""
-        due = time.monotonic_ns() + TICK_NS
+        """Tick until ``stop()``, then :meth:`finish`. Ticks keep their pace, counted from the start."""
+        tick_ns = self._tick_ns
+        due = time.monotonic_ns() + tick_ns
         while not self._stopped(due):
             begin = time.monotonic_ns()
             self.tick()
             end = time.monotonic_ns()
             self.counters.last_tick_ns = end - begin
-            self.counters.slow_ticks += end - begin > TICK_NS
-            due += TICK_NS
+            self.counters.slow_ticks += end - begin > tick_ns
+            due += tick_ns
             if end > due:
-                late = (end - due) // TICK_NS + 1
+                late = (end - due) // tick_ns + 1
                 self.counters.skipped_ticks += late
-                due += late * TICK_NS
+                due += late * tick_ns
         self.finish()
 
     def _stopped(self, due_ns: int) -> bool:
@@ -204,31 +222,46 @@ class Exporter:
         return bool(self._poll.poll(max(0, due_ns - time.monotonic_ns()) / 1e6))
 
     def tick(self) -> None:
-        """Drain and age where it is time for it, send what ended."""
+        """Look after the interfaces; drain and age where it is time for it; send what ended."""
         self.counters.ticks += 1
-        self._ticks += 1
+        self._watch()
         statistics = self._meter.statistics()
-        self._look_for_ignored(statistics)
+        self._count_ignored(statistics)
+        spread_s = TICK_SPREAD * self._tick_ns / 1e9
+        if self._config.mode == "packet":
+            self._export([], spread_s)
+            return
         parts: list[FlowRecords] = []
+        self._ticks += 1
         full, self._map_full = self._map_full, statistics.get("map_full", (0, 0))[0]
         if self._ticks >= self._wanted_ticks or self._map_full > full:
             begin = time.monotonic_ns()
             parts = self._drain()
-            now = time.monotonic_ns()
-            parts.append(self._table.expire(now))
+            parts.append(self._table.expire(time.monotonic_ns()))
             cost_s = (time.monotonic_ns() - begin) / 1e9
             self._wanted_ticks = ticks_between_drains(cost_s, self._drained, self._ticks, self._config)
             self._ticks = 0
-        self._export(parts, TICK_SPREAD_S)
+        self._export(parts, spread_s)
 
     def finish(self) -> None:
         """Detach, drain once more, send all flows."""
         try:
             self._meter.detach()
         finally:
-            ended = self._drain()
-            self._look_for_ignored(self._meter.statistics())
-            self._export([*ended, self._table.flush()], END_SPREAD_S)
+            self._count_ignored(self._meter.statistics())
+            parts = [] if self._config.mode == "packet" else [*self._drain(), self._table.flush()]
+            self._export(parts, END_SPREAD_S)
+
+    def _watch(self) -> None:
+        """What became of the interfaces is told to collectors and to whom it may concern."""
+        changes = self._meter.watch()
+        if changes:
+            self._name_interfaces(self._meter.attachments)
+            for session in self._sessions:
+                session.refresh()
+        for change in changes:
+            if self.notice is not None:
+                self.notice(change)
 
     def close(self) -> None:
         """What sessions could not send is counted now."""
@@ -265,10 +298,9 @@ class Exporter:
     def _export(self, parts: Sequence[FlowRecords], spread_s: float) -> None:
         offset_ns = self._meter.offset_ns()
         tick = Tick(time.monotonic_ns(), time.time_ns(), offset_ns, spread_s)
-        batches = []
-        for records in parts:
-            if len(records):
-                batches += self._batches(records, offset_ns)
+        batches = [batch for records in parts if len(records) for batch in self._batches(records, offset_ns)]
+        if self._config.mode == "packet":
+            batches = self._packets(offset_ns)
         if self.observe is not None:
             self.observe(batches, tick.export_ns)
         for session in self._sessions:
@@ -284,13 +316,26 @@ class Exporter:
         self.counters.refused_packets += int(refused.values["packets"].sum())
         return self._schema.batches(carried, offset_ns)
 
+    def _packets(self, offset_ns: int) -> list[FlowBatch]:
+        samples = self._meter.packets()
+        octets = int(samples.frame_length.sum())
+        self.counters.samples += len(samples)
+        self.counters.packets_metered += len(samples)
+        self.counters.packets_exported += len(samples)
+        self.counters.l2_octets_metered += octets
+        self.counters.l2_octets_exported += octets
+        return packet_batches(samples, offset_ns)
+
     def _options(self, counts: SessionCounts, encoder: Encoder) -> list[FlowBatch]:
         return options(self._facts, self._schema, counts, encoder)
 
-    def _look_for_ignored(self, statistics: Mapping[str, tuple[int, int]]) -> None:
-        """Note when packets were ignored."""
+    def _count_ignored(self, statistics: Mapping[str, tuple[int, int]]) -> None:
+        """Note what was ignored, and when; and how many packets were sampled of how many."""
+        facts = self._facts
+        facts.selected = statistics.get("metered", (0, 0))[0]
+        facts.observed = facts.selected + statistics.get("not_selected", (0, 0))[0]
         ignored = [statistics.get(name, (0, 0)) for name in IGNORED]
-        packets, facts = sum(count for count, _ in ignored), self._facts
+        packets = sum(count for count, _ in ignored)
         if packets > facts.ignored_packets:
             facts.ignored_packets, facts.ignored_octets = packets, sum(octets for _, octets in ignored)
             facts.ignored_last_ns = time.time_ns()

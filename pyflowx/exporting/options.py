@@ -1,7 +1,8 @@
 """Options records: what a collector should know beside the flows.
 
 - interface names (RFC 7012), which interfaces an exporter meters;
-- how packets were sampled: Selector Report Interpretation (RFC 5476 §6.5.2), in NetFlow v9 the router's way;
+- how packets were sampled: Selector Report Interpretation (RFC 5476 §6.5.2), in NetFlow v9 the router's way; with
+  Packet Reports also which Selection Sequence they are of, and its counts (§6.5.1, §6.5.3);
 - Metering Process (Reliability) Statistics and Exporting Process Reliability Statistics (RFC 7011 §4.1 to 4.3);
 - which fields of a Template are the Flow Key (RFC 7011 §4.4).
 
@@ -21,11 +22,17 @@ import numpy as np
 from pyflowx.batch import Column, FlowBatch, Octets
 from pyflowx.elements import FieldSpecifier, default_registry, from_nanoseconds
 from pyflowx.exporting.fields import SELECTOR, Schema
+from pyflowx.exporting.samples import SELECTION_SEQUENCE
 from pyflowx.exporting.sessions import Encoder, SessionCounts
 
 SYSTEMATIC_COUNT, UNIFORM_PROBABILISTIC = 1, 4  # selectorAlgorithm (RFC 5477 §8.2.1)
 _V9_DETERMINISTIC, _V9_RANDOM = 1, 2  # samplingAlgorithm of NetFlow v9
-_LENGTHS = {"interfaceName": 16, "interfaceDescription": 64, "selectorId": 2}  # octets, if not the natural number
+_LENGTHS = {
+    "interfaceName": 16,
+    "interfaceDescription": 64,
+    "selectorId": 2,
+    "selectionSequenceId": 4,
+}  # octets, if not the natural number
 _INTERFACES = Path("/sys/class/net")
 
 Value = int | float | str
@@ -38,6 +45,7 @@ class Facts:
 
     ``interfaces``: (index, name) of those that are metered; ``ignored``: packets and IP octets that a hook saw and
     that are in no flow though they should be, with the times of the first and the last (ns since 1970).
+    ``reports_packets``: records are Packet Reports; ``observed``, ``selected``: packets before and after sampling.
     """
 
     observation_domain_id: int
@@ -48,6 +56,9 @@ class Facts:
     ignored_octets: int = 0
     ignored_first_ns: int = 0
     ignored_last_ns: int = 0
+    reports_packets: bool = False
+    observed: int = 0
+    selected: int = 0
 
 
 def _description(name: str) -> str:
@@ -85,7 +96,7 @@ def interface_names(facts: Facts) -> list[FlowBatch]:
 def sampling(facts: Facts, protocol: str) -> list[FlowBatch]:
     """Counters are not scaled: a collector that knows the rate may do it."""
     interval = facts.sampling_interval
-    if interval == 1:
+    if interval == 1 and not facts.reports_packets:
         return []
     if protocol == "netflow9":
         how = _V9_RANDOM if facts.sampling_random else _V9_DETERMINISTIC
@@ -98,6 +109,17 @@ def sampling(facts: Facts, protocol: str) -> list[FlowBatch]:
         rate = ("samplingPacketInterval", 1), ("samplingPacketSpace", interval - 1)
         row = selector, ("selectorAlgorithm", SYSTEMATIC_COUNT), *rate
     return [_batch(1, [row])]
+
+
+def selection(facts: Facts) -> list[FlowBatch]:
+    """Selection Sequence Report Interpretation and Statistics (RFC 5476 §6.5.1, §6.5.3): where packets were observed,
+    which selector they passed, how many."""
+    if not facts.reports_packets:
+        return []
+    sequence, selector = ("selectionSequenceId", SELECTION_SEQUENCE), ("selectorId", SELECTOR)
+    points: list[Row] = [(sequence, ("ingressInterface", index), selector) for index, _ in facts.interfaces]
+    counts = ("selectorIdTotalPktsObserved", facts.observed), ("selectorIdTotalPktsSelected", facts.selected)
+    return [*([_batch(1, points)] if points else []), _batch(1, [(sequence, *counts)])]
 
 
 def statistics(facts: Facts, counts: SessionCounts, protocol: str) -> list[FlowBatch]:
@@ -145,4 +167,4 @@ def options(facts: Facts, schema: Schema, counts: SessionCounts, encoder: Encode
     if protocol == "netflow5":
         return []
     found = [*interface_names(facts), *sampling(facts, protocol), *statistics(facts, counts, protocol)]
-    return found + flow_keys(schema, encoder) if protocol == "ipfix" else found
+    return [*found, *selection(facts), *flow_keys(schema, encoder)] if protocol == "ipfix" else found

@@ -1,7 +1,8 @@
 """Give up what is not needed once the programs are attached.
 
-Draining maps and detaching need CAP_BPF and CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN); compiling, reading
-headers and binding to ports are over by then. A thread has its own capabilities: those that were started before keep
+Draining maps, detaching, and attaching to an interface that comes back need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN
+(before Linux 5.8: CAP_SYS_ADMIN), promiscuous interfaces CAP_NET_RAW too. All other powers of root are not needed
+any more. A thread has its own capabilities: those that were started before keep
 theirs, so that this comes before any is.
 """
 
@@ -14,7 +15,7 @@ import struct
 
 from pyflowx.errors import ConfigError, KernelError
 
-CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_BPF = 12, 21, 39  # linux/capability.h
+CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 13, 21, 38, 39  # linux/capability.h
 _VERSION_3 = 0x20080522
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 8, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -35,9 +36,10 @@ def _last_capability() -> int:
         return int(file.read())
 
 
-def needed() -> int:
+def needed(promiscuous: bool = False) -> int:
     """The capabilities that are kept, a bit each."""
-    return 1 << CAP_NET_ADMIN | 1 << (CAP_BPF if _last_capability() >= CAP_BPF else CAP_SYS_ADMIN)
+    bpf = 1 << CAP_BPF | 1 << CAP_PERFMON if _last_capability() >= CAP_BPF else 1 << CAP_SYS_ADMIN
+    return bpf | 1 << CAP_NET_ADMIN | promiscuous << CAP_NET_RAW
 
 
 def _prctl(option: int, argument: int) -> None:
@@ -52,9 +54,9 @@ def _permitted() -> int:
         return int(next(line for line in lines if line.startswith("CapPrm:")).split()[1], 16)
 
 
-def drop(user: pwd.struct_passwd | None = None) -> None:
+def drop(user: pwd.struct_passwd | None = None, promiscuous: bool = False) -> None:
     """Become ``user`` (None: stay who we are) and keep the needed capabilities only, of those that we have."""
-    kept = needed() & _permitted()
+    kept = needed(promiscuous) & _permitted()
     try:
         if kept != _permitted() or user is not None:
             for capability in range(_last_capability() + 1):

@@ -15,7 +15,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pyflowx.batch import V4_MAPPED, Datagrams, FlowBatch
-from pyflowx.common import CommonBatch, to_common
+from pyflowx.common import CommonBatch
+from pyflowx.conversion import Conversion
 from pyflowx.decoded import Decoded, Messages
 from pyflowx.decoded import Protocol as FlowProtocol
 from pyflowx.elements import FieldSpecifier
@@ -99,6 +100,9 @@ class Session(Protocol):
     counts: SessionCounts
 
     def send(self, flows: Sequence[FlowBatch], options: Options, tick: Tick) -> None: ...
+    def refresh(self) -> None:
+        """Options records are to go with what comes next."""
+
     def close(self) -> None: ...
 
 
@@ -138,6 +142,9 @@ class UdpSession:
         self.counts.template_messages = self._encoder.with_templates
         self.counts.flows += sum(map(len, flows))
         self._spread(messages, tick.spread_s)
+
+    def refresh(self) -> None:
+        self._next_refresh_ns = None
 
     def _unheard(self) -> bool:
         """Whether reports came since the last look."""
@@ -195,6 +202,9 @@ class TcpSession:
             self._connection.wait(deadline - time.monotonic())
         self._is_stalled = not done and self._connection.counts.octets == before
         self._shed(tick.export_ns)
+
+    def refresh(self) -> None:
+        self._next_refresh_ns = 0
 
     def _work(self, options: Options, tick: Tick) -> bool:
         """Write as much as there is room for; whether there is nothing more to wait for."""
@@ -295,12 +305,15 @@ def own_message(export_ns: int) -> Messages:
 
 
 class SinkSession:
-    """Flows in the common schema into a sink; nothing is sent. ``gone`` is called when nobody reads it any more."""
+    """Flows in the common schema into a sink; nothing is sent. Biflows are two flows there. ``gone`` is called when
+    nobody reads it any more."""
 
     def __init__(self, sink: Sink[CommonBatch], gone: Callable[[], None] = lambda: None) -> None:
         self.counts = SessionCounts()
         self.gone = gone
-        self._sink = sink
+        self._sink, self._convert = sink, Conversion(split_biflow=True)
+        self._encoder = ipfix.Encoder()  # only numbers Templates
+        self._has_options = False
         self._is_gone = False
 
     def send(self, flows: Sequence[FlowBatch], options: Options, tick: Tick) -> None:
@@ -308,14 +321,19 @@ class SinkSession:
             for batch in flows:
                 self.counts.not_sent(batch, tick.export_ns)
             return
+        told = [] if self._has_options else options(self.counts, self._encoder)
+        self._has_options = True
         try:
-            for rows in to_common(Decoded(FlowProtocol.IPFIX, own_message(tick.export_ns), list(flows))):
+            for rows in self._convert(Decoded(FlowProtocol.IPFIX, own_message(tick.export_ns), [*told, *flows])):
                 self._sink.write(rows)
                 self.counts.flows += len(rows)
             self._sink.flush()
         except ReaderGoneError:
             self._is_gone = True
             self.gone()
+
+    def refresh(self) -> None:
+        self._has_options = False
 
     def close(self) -> None:
         self._sink.close()

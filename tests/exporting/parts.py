@@ -24,7 +24,7 @@ class Meter:
 
     def __init__(self, *drains):
         self.drains = list(drains)
-        self.calls, self.ignored = [], {}
+        self.calls, self.ignored, self.changes, self.attachments, self.samples = [], {}, [], [], []
 
     def attach(self):
         self.calls.append("attach")
@@ -33,6 +33,13 @@ class Meter:
     def drain(self):
         self.calls.append("drain")
         return self.drains.pop(0) if self.drains else (np.zeros(0, KEY_DTYPE), np.zeros(0, VALUE_DTYPE))
+
+    def watch(self):
+        changes, self.changes = self.changes, []
+        return changes
+
+    def packets(self):
+        return self.samples.pop(0)
 
     def offset_ns(self):
         return OFFSET

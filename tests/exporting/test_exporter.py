@@ -17,6 +17,7 @@ from pyflowx.cli.export import summary
 from pyflowx.exporting import ExportConfig, Exporter, sessions
 from pyflowx.exporting.exporter import ticks_between_drains
 from pyflowx.flowtable import EndReason
+from pyflowx.kernel import Attachment, LinkChange
 from pyflowx.kernel.layout import KEY_DTYPE, VALUE_DTYPE
 from pyflowx.transport.udp import SendCounts
 from pyflowx.wire import Decoder
@@ -306,3 +307,32 @@ def test_a_costly_drain_is_followed_by_a_pause_unless_the_map_is_full(clock):
             seen.append(exporter.counters.drains)
         assert seen == [1, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
         assert exporter.counters.ticks == 12
+
+
+def test_what_becomes_of_interfaces_is_told(clock):
+    sender, meter, told = Sender(), Meter(), []
+    meter.attach = lambda: [Attachment("eth7", 7, "tc", "ingress")]
+    with Stepped(clock, meter, sender, 0) as exporter:
+        exporter.notice = told.append
+        exporter.start()
+        exporter.tick()
+        sender.datagrams.clear()
+        meter.attachments = [Attachment("eth7", 9, "tc", "ingress"), Attachment("eth7", 9, "tc", "egress")]
+        meter.changes = [LinkChange("eth7", 7, "gone"), LinkChange("eth7", 9, "attached")]
+        exporter.tick()
+        records, _ = decoded(sender.datagrams, options=True)
+    assert [record["ingressInterface"] for record in records if "interfaceName" in record] == [9]
+    assert [change.event for change in told] == ["gone", "attached"]
+
+
+def test_a_clock_that_is_set_moves_flows_as_a_whole(clock):
+    sender, meter = Sender(), Meter(flow(), flow())
+    offsets = iter([OFFSET, OFFSET, OFFSET - 3600 * SECOND])
+    meter.offset_ns = lambda: next(offsets)
+    with Stepped(clock, meter, sender, 0) as exporter:
+        exporter.tick()
+        exporter.tick()
+        exporter.finish()
+        (record,), _ = decoded(sender.datagrams)
+    assert record["flowStartMilliseconds"] == (OFFSET - 3600 * SECOND + 100 * SECOND) // 10**6
+    assert record["flowEndMilliseconds"] - record["flowStartMilliseconds"] == 5

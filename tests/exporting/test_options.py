@@ -95,3 +95,13 @@ def test_an_exporter_tells_what_happened_to_it():
     assert exported == [0, 1]
     keys, _ = [record for record in records if "flowKeyIndicator" in record]  # in both ticks
     assert keys["flowKeyIndicator"] > 0
+
+
+def test_packet_reports_say_what_they_were_selected_from():
+    facts = Facts(1, [(7, "eth7"), (8, "eth8")], reports_packets=True, observed=100, selected=25)
+    records = told(facts)
+    assert {"selectorId": 1, "selectorAlgorithm": 1, "samplingPacketInterval": 1, "samplingPacketSpace": 0} in records
+    points = [record["ingressInterface"] for record in records if set(record) >= {"selectionSequenceId", "selectorId"}]
+    assert points == [7, 8]
+    (counts,) = [record for record in records if "selectorIdTotalPktsObserved" in record]
+    assert counts == {"selectionSequenceId": 1, "selectorIdTotalPktsObserved": 100, "selectorIdTotalPktsSelected": 25}
