@@ -49,6 +49,7 @@ class Hooks:
         self._claims: dict[int, Claim] = {}
         self._used: dict[tuple[int, str], int] = {}  # (interface, side) -> program
         self._attached: dict[int, ExitStack] = {}  # by interface: what takes our programs off it
+        self._failed: dict[int, str] = {}  # why an interface is not metered
         self.attachments: list[Attachment] = []
 
     def attach(self) -> None:
@@ -71,13 +72,13 @@ class Hooks:
         for ifindex in [ifindex for ifindex in self._attached if ifindex not in there]:
             changes.append(LinkChange(self._release(ifindex), ifindex, "gone"))
             self._on_gone(ifindex)
-        for ifindex in self._bereft(links):
+        bereft = self._bereft(links)
+        for ifindex in bereft:
             self._release(ifindex)
-            changes.append(self._try(links, there[ifindex], ifindex, "restored"))
         for ifindex, name in there.items():
-            if name in self._config.interfaces and ifindex not in self._attached:
-                changes.append(self._try(links, name, ifindex, "attached"))
-        return changes
+            if ifindex in bereft or (name in self._config.interfaces and ifindex not in self._attached):
+                changes.append(self._try(links, name, ifindex, "restored" if ifindex in bereft else "attached"))
+        return [change for change in changes if self._is_new(change)]
 
     def detach(self) -> None:
         """Remove our programs from all interfaces."""
@@ -104,6 +105,13 @@ class Hooks:
         self.attachments = [at for at in self.attachments if at.ifindex != ifindex]
         self._attached.pop(ifindex).close()
         return name
+
+    def _is_new(self, change: LinkChange) -> bool:
+        """Whether it is not the failure that was reported already."""
+        known = self._failed.pop(change.ifindex, "")
+        if change.event == "failed":
+            self._failed[change.ifindex] = change.message
+        return change.event != "failed" or change.message != known
 
     def _try(self, links: Links, name: str, ifindex: int, event: str) -> LinkChange:
         try:
