@@ -82,43 +82,40 @@ class _Texts:
         self._cells = TextCells(label_text, quoted=False)
         self._writers: dict[str, RowWriter] = {}
 
-    def render(self, name: str, column: CommonColumn) -> tuple[memoryview, I64]:
+    def render(self, name: str, column: CommonColumn) -> tuple[Array, bytes | memoryview]:
+        """Where the texts begin, and where the last one ends (int32); the texts."""
+        n = len(column.values)
+        if column.valid is None and (column.values == column.values[0]).all():
+            one, _ = self._text(name, column._replace(values=column.values[:1]), 1)
+            return np.arange(n + 1, dtype=np.int32) * np.int32(len(one)), bytes(one) * n
+        text, ends = self._text(name, column, n)
+        offsets = np.zeros(n + 1, np.int32)
+        offsets[1:] = ends
+        return offsets, text
+
+    def _text(self, name: str, column: CommonColumn, n: int) -> tuple[memoryview, I64]:
         writer = self._writers.get(name)
         if writer is None:
             writer = self._writers[name] = RowWriter(b"", b"", b"", nulls=True)
-        return writer.whole((cell(b"", self._cells.value(name, column)),), len(column.values))
+        return writer.whole((cell(b"", self._cells.value(name, column)),), n)
 
 
 class _Body:
-    """The buffers of a record batch one behind the other, each at a multiple of 8 octets."""
+    """The buffers of a record batch one behind the other, each at a multiple of 8 octets, after some zeros."""
 
-    def __init__(self, zeros: int) -> None:
+    def __init__(self, buffers: Array, zeros: int) -> None:
         zeros += -zeros % 8
         self.parts: list[Any] = [bytes(zeros)]
         self.size = zeros
-        self.nodes: list[int] = []  # pairs (rows, nulls)
-        self.buffers: list[int] = []  # pairs (offset, octets)
+        self.buffers = buffers  # (n, 2): offset, octets
 
-    def add(self, data: Any) -> None:
-        size = memoryview(data).nbytes
-        self.buffers += (self.size, size)
-        if size:
-            padding = -size % 8
-            self.parts.append(data)
-            if padding:
-                self.parts.append(bytes(padding))
-            self.size += size + padding
-
-    def add_zeros(self, size: int) -> None:
-        self.buffers += (0, size)
-
-    def add_valid(self, valid: Array | None, n: int) -> None:
-        if valid is None:
-            self.nodes += (n, 0)
-            self.buffers += (0, 0)
-            return
-        self.nodes += (n, n - int(np.count_nonzero(valid)))
-        self.add(np.packbits(valid, bitorder="little"))
+    def add(self, number: int, data: Any, size: int) -> None:
+        self.buffers[number] = self.size, size
+        self.parts.append(data)
+        padding = -size % 8
+        if padding:
+            self.parts.append(bytes(padding))
+        self.size += size + padding
 
 
 class CommonArrow(Encoder[CommonBatch]):
@@ -131,11 +128,15 @@ class CommonArrow(Encoder[CommonBatch]):
         self._fields = fields(extra)
         self._binary = binary
         self._types = [_type(field, binary) for field in self._fields]
-        self._widths = [self._width(field) for field in self._fields]  # octets of a value, 0 for text
         self._texts = _Texts()
         self._stage = Stage(self._fields, _ROWS, large=_LARGE)
-        buffers = sum(2 if width else 3 for width in self._widths)
-        header = Table((Scalar("q", 0), Structs(len(self._fields), 16), Structs(buffers, 16)))
+        self._widths = [self._width(field) for field in self._fields]  # octets of a value, 0 for text
+        self._first = np.cumsum([0, *(2 if width else 3 for width in self._widths)]).tolist()  # buffer of each column
+        # Octets of the buffers of a column that is null throughout: so many a row, and so many more
+        self._each, self._more = np.zeros((2, self._first[-1]), np.int64)
+        for first, width in zip(self._first, self._widths, strict=False):
+            self._each[first + 1], self._more[first + 1] = width or 4, 0 if width else 4
+        header = Table((Scalar("q", 0), Structs(len(self._fields), 16), Structs(self._first[-1], 16)))
         self._metadata, places = _message(_RECORD_BATCH, header)
         self._rows_at, self._nodes_at, self._buffers_at, self._size_at = places
 
@@ -168,35 +169,38 @@ class CommonArrow(Encoder[CommonBatch]):
 
     def _record_batch(self, batch: CommonBatch) -> Piece:
         n = len(batch)
-        absent = [
-            width for field, width in zip(self._fields, self._widths, strict=True) if field.name not in batch.columns
-        ]
-        body = _Body(max((width * n or 4 * n + 4 for width in absent), default=0))
-        for field, width in zip(self._fields, self._widths, strict=True):
-            self._add(body, field, width, batch.columns.get(field.name), n)
+        nodes = np.full((len(self._fields), 2), n, np.int64)  # rows, nulls
+        buffers = np.zeros((self._first[-1], 2), np.int64)
+        buffers[:, 1] = self._each * n + self._more
+        buffers[self._first[:-1], 1] = (n + 7) // 8
+        columns = [batch.columns.get(field.name) for field in self._fields]
+        null = [first + 1 for first, column in zip(self._first, columns, strict=False) if column is None]
+        body = _Body(buffers, int(buffers[null, 1].max(initial=0)))
+        for number, column in enumerate(columns):
+            if column is not None:
+                nodes[number, 1] = self._add(body, number, column)
         metadata = self._metadata
         struct.pack_into("<q", metadata, self._rows_at, n)
-        struct.pack_into(f"<{len(body.nodes)}q", metadata, self._nodes_at, *body.nodes)
-        struct.pack_into(f"<{len(body.buffers)}q", metadata, self._buffers_at, *body.buffers)
+        metadata[self._nodes_at : self._nodes_at + nodes.nbytes] = nodes.tobytes()
+        metadata[self._buffers_at : self._buffers_at + buffers.nbytes] = buffers.tobytes()
         struct.pack_into("<q", metadata, self._size_at, body.size)
         return n, [_framed(metadata), *body.parts]
 
-    def _add(self, body: _Body, field: Field, width: int, column: CommonColumn | None, n: int) -> None:
-        if column is None:
-            body.nodes += (n, n)
-            body.add_zeros((n + 7) // 8)
-            body.add_zeros(width * n if width else 4 * n + 4)
-            if not width:
-                body.add_zeros(0)
-            return
-        body.add_valid(column.valid, n)
-        if not width:
-            text, ends = self._texts.render(field.name, column)
-            offsets = np.zeros(n + 1, np.int32)
-            offsets[1:] = ends
-            body.add(offsets)
-            body.add(text)
-        elif field.type in BINARY_WIDTHS:
-            body.add(np.ascontiguousarray(fixed_octets(column)))
+    def _add(self, body: _Body, number: int, column: CommonColumn) -> int:
+        """The buffers of a column; how many nulls it has."""
+        first, nulls = self._first[number], 0
+        if column.valid is None:
+            body.buffers[first] = 0
         else:
-            body.add(numbers(column))
+            bits = np.packbits(column.valid, bitorder="little")
+            body.add(first, bits, len(bits))
+            nulls = len(column.values) - int(np.count_nonzero(column.valid))
+        if not self._widths[number]:
+            offsets, text = self._texts.render(self._fields[number].name, column)
+            body.add(first + 1, offsets, offsets.nbytes)
+            body.add(first + 2, text, len(text))
+            return nulls
+        binary = column.type in BINARY_WIDTHS
+        values = np.ascontiguousarray(fixed_octets(column)) if binary else numbers(column)
+        body.add(first + 1, values, values.nbytes)
+        return nulls
