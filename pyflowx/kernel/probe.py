@@ -1,0 +1,136 @@
+"""What this host's kernel can do of what we use, by trying it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import numpy as np
+
+from pyflowx.errors import PyflowxError
+from pyflowx.kernel import syscall
+from pyflowx.kernel.compiler import bcc
+from pyflowx.kernel.config import MeterConfig
+from pyflowx.kernel.filter import libpcap
+from pyflowx.kernel.headers import find_headers
+from pyflowx.kernel.meter import Meter
+from pyflowx.kernel.syscall import Map, Program
+
+_ANSWER = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = 2; exit
+_FUNCTION = 1 << 20  # no helper has that number
+_CALL = struct.pack("<BBhi", 0x85, 0, 0, _FUNCTION) + struct.pack("<BBhi", 0x95, 0, 0, 0)
+
+
+class Feature(NamedTuple):
+    """Something that we use. ``since``: the first kernel that has it, empty where that is no matter of the kernel;
+    ``needed_for``: what does not work without it; ``message``: what there is, or why not."""
+
+    name: str
+    present: bool
+    since: str
+    needed_for: str
+    message: str
+
+
+def probe() -> list[Feature]:
+    """Each feature, there or not. Makes small maps and programs and attaches nothing; without privilege the kernel
+    refuses most, and the message says so."""
+    return [_tried(*row) for row in _FEATURES]
+
+
+def _tried(name: str, since: str, needed_for: str, look: Callable[[], str]) -> Feature:
+    try:
+        return Feature(name, True, since, needed_for, look())
+    except (PyflowxError, OSError) as error:
+        return Feature(name, False, since, needed_for, str(error).partition("\n")[0])
+
+
+def _bcc() -> str:
+    module = bcc()
+    return f"version {getattr(module, '__version__', 'unknown')}"
+
+
+def _headers() -> str:
+    return str(find_headers().source or "the running kernel's own")
+
+
+def _libpcap() -> str:
+    libpcap()
+    return "found"
+
+
+def _maps() -> str:
+    with ExitStack() as stack:
+        inner = stack.enter_context(Map(syscall.MAP_TYPE_HASH, 8, 8, 4, "probe"))
+        outer = stack.enter_context(Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "probe", inner=inner.fd))
+        outer.update(bytes(4), struct.pack("=I", inner.fd))
+    return "works"
+
+
+def _batches() -> str:
+    with Map(syscall.MAP_TYPE_HASH, 8, 8, 4, "probe") as flows:
+        flows.update(bytes(8), bytes(8))
+        flows.drain(np.dtype("u8"), np.dtype("u8"))
+    return "works"
+
+
+def _lru() -> str:
+    Map(syscall.MAP_TYPE_LRU_HASH, 8, 8, 16, "probe").close()
+    return "works"
+
+
+def _ring() -> str:
+    Map(syscall.MAP_TYPE_RINGBUF, 0, 0, 1 << 16, "probe").close()
+    return "works"
+
+
+def _load(kind: int, flags: int = 0) -> str:
+    Program.load(kind, "probe", _ANSWER, {}, flags).close()
+    return "works"
+
+
+def _xdp() -> str:
+    return _load(syscall.PROG_TYPE_XDP)
+
+
+def _xdp_frags() -> str:
+    return _load(syscall.PROG_TYPE_XDP, syscall.XDP_HAS_FRAGS)
+
+
+def _tc() -> str:
+    return _load(syscall.PROG_TYPE_SCHED_CLS)
+
+
+def _functions() -> str:
+    kind = syscall.PROG_TYPE_SCHED_CLS
+    Program.load(kind, "probe", _CALL, {}, functions={_FUNCTION: _ANSWER}).close()
+    return "works"
+
+
+def _statistics() -> str:
+    syscall.enable_statistics().close()
+    return "works"
+
+
+def _programs() -> str:
+    with Meter(MeterConfig(["lo"], max_flows=16)) as meter:
+        return ", ".join(sorted(meter.run_statistics()))
+
+
+_FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
+    ("bcc", "", "export", _bcc),
+    ("kernel headers", "", "export", _headers),
+    ("programs at XDP", "4.8", "--hook xdp", _xdp),
+    ("programs at TC", "4.5", "export", _tc),
+    ("maps of maps", "4.12", "export", _maps),
+    ("maps emptied in batches", "5.6", "export", _batches),
+    ("LRU hash", "4.10", "later fragments", _lru),
+    ("XDP on frames of several buffers", "5.18", "XDP with a large MTU", _xdp_frags),
+    ("ring buffer", "5.8", "--mode packet", _ring),
+    ("libpcap", "", "--filter", _libpcap),
+    ("functions in programs", "5.10", "--filter", _functions),
+    ("run time of programs", "5.8", "ns a packet", _statistics),
+    ("our programs", "5.10", "export", _programs),
+)
