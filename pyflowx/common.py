@@ -71,6 +71,7 @@ TABLE: tuple[Column, ...] = (
             fill.combine(fill.rate_of_runs, 305, 306),
             fill.combine(fill.rate, 305),
             fill.combine(fill.rate_of_sizes, 309, 310),
+            fill.combine(fill.rate_of_probability, 311, read=fill.FLOAT),
             fill.fact(fill.header_rate),
         ),
     ),

@@ -125,8 +125,8 @@ def _times(ns: Array, valid: Mask | None = None) -> CommonColumn:
 # --- what fills a column ---------------------------------------------------------------------------------------
 
 Make = Callable[..., CommonColumn | None]  # (rows, type of the column, one column for each element)
-NUMBER, TIME, MAC, IPV4, IPV6, OCTETS = "number", "time", "mac", "ipv4", "ipv6", "octets"
-_CLASSES = {"macAddress": MAC, "ipv4Address": IPV4, "ipv6Address": IPV6}
+NUMBER, FLOAT, TIME, MAC, IPV4, IPV6, OCTETS = "number", "float", "time", "mac", "ipv4", "ipv6", "octets"
+_CLASSES = {"macAddress": MAC, "ipv4Address": IPV4, "ipv6Address": IPV6, "float32": FLOAT, "float64": FLOAT}
 
 
 def field_class(specifier: FieldSpecifier) -> str | None:
@@ -298,6 +298,13 @@ def rate_of_sizes(rows: Rows, type: str, size: Array, population: Array) -> Comm
     count = np.maximum(size.astype(np.uint64), 1)
     rate = (population.astype(np.uint64) + count // 2) // count
     return _positive(integers(type, np.where(size > 0, rate, 0)))
+
+
+def rate_of_probability(rows: Rows, type: str, probability: Array) -> CommonColumn:
+    """samplingProbability (RFC 5477 §8.2.5), rounded to the nearest whole rate."""
+    some = (probability > 2.0**-32) & (probability <= 1)  # not a number is neither
+    rate = np.rint(1 / np.where(some, probability, 1).astype(np.float64)).astype(np.uint64)
+    return _positive(integers(type, np.where(some, rate, 0)))
 
 
 def deltas(rows: Rows, type: str, microseconds: Array) -> CommonColumn:

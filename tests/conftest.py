@@ -72,8 +72,9 @@ def make_decoded() -> Callable[..., Decoded]:
             elif isinstance(values[0], bytes):
                 data.append(Octets.of(values))
             else:
+                kind = "f" if isinstance(values[0], float) else "u"
                 width = max(field.element.data_type.width, field.length)
-                data.append(np.array(values, f"u{1 << (width - 1).bit_length()}"))
+                data.append(np.array(values, f"{kind}{1 << (width - 1).bit_length()}"))
         n = len(data[0])
         rows = np.arange(n, dtype=np.int32) if message is None else np.array(message, np.int32)
         m = int(rows.max()) + 1

@@ -235,6 +235,9 @@ GOLDEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"samplingPacketInterval": 1, "samplingPacketSpace": 99}, {"sampling_rate": 100}),
     ({"samplingPacketInterval": 0, "samplingPacketSpace": 99}, {}),
     ({"samplingSize": 2, "samplingPopulation": 2000}, {"sampling_rate": 1000}),
+    ({"samplingProbability": 0.001}, {"sampling_rate": 1000}),
+    ({"samplingProbability": 0.0}, {}),
+    ({"samplingProbability": float("nan")}, {}),
     ({"exporterIPv4Address": V4}, {"sampler_address": "10.0.0.1"}),
     ({"exporterIPv6Address": ipv6(V6)}, {"sampler_address": "2001:db8::1"}),
     (

@@ -38,7 +38,7 @@ _REFERS = (
     (LINE_CARD, 141),
 )
 _OBSERVATION_DOMAIN, _INIT = 149, 160
-_RATES = frozenset((34, 50, 305, 306, 309, 310))
+_RATES = frozenset((34, 50, 305, 306, 309, 310, 311))
 _WHOLE = bytes(4)  # Observation Domain 0, at the end of a domain's key
 HAVE_OPTIONS = frozenset((Protocol.NETFLOW_V9, Protocol.IPFIX))
 MAX_RATE = (1 << 32) - 1

@@ -201,9 +201,10 @@ class Exporter:
         os.eventfd_write(self._wake, 1)
 
     def run(self) -> None:
-        """Tick until ``stop()``, then :meth:`finish`. Ticks keep their pace, counted from the start."""
+        """Tick until ``stop()``, then :meth:`finish`. The first tick is at once, so that collectors are told
+        beforehand what is to come; the others keep their pace, counted from the start."""
         tick_ns = self._tick_ns
-        due = time.monotonic_ns() + tick_ns
+        due = time.monotonic_ns()
         while not self._stopped(due):
             begin = time.monotonic_ns()
             self.tick()

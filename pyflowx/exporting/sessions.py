@@ -321,10 +321,12 @@ class SinkSession:
             for batch in flows:
                 self.counts.not_sent(batch, tick.export_ns)
             return
-        told = [] if self._has_options else options(self.counts, self._encoder)
-        self._has_options = True
+        message = own_message(tick.export_ns)
+        if not self._has_options:  # in a call of their own: they hold for what comes after them
+            self._has_options = True
+            self._convert(Decoded(FlowProtocol.IPFIX, message, options(self.counts, self._encoder)))
         try:
-            for rows in self._convert(Decoded(FlowProtocol.IPFIX, own_message(tick.export_ns), [*told, *flows])):
+            for rows in self._convert(Decoded(FlowProtocol.IPFIX, message, list(flows))):
                 self._sink.write(rows)
                 self.counts.flows += len(rows)
             self._sink.flush()

@@ -37,6 +37,7 @@ TELLING = [
     ({"samplingPacketSpace:2": 99, "samplingPacketInterval:1": 1}, 100),
     ({"samplingPacketInterval": 100}, 100),
     ({"samplingSize": 2, "samplingPopulation": 200, "selectorAlgorithm": 3}, 100),
+    ({"samplingProbability": struct.pack(">d", 0.01), "selectorAlgorithm": 4}, 100),
     ({"samplingInterval": 0, "samplerRandomInterval": 100}, 100),
     ({"samplingInterval:8": 1 << 33}, None),
     ({"samplingInterval": 0}, None),

@@ -274,3 +274,126 @@ def test_nfcapd_reads_netflow9(stack, tmp_path):
     said = b"".join(end_nfcapd()).decode()
     assert list(exports.nfdump_totals(tmp_path)) == summary(program)["metered"][:2]
     assert not re.search("error|unknown", said.replace("Sequence Errors: 0", ""), re.IGNORECASE), said
+
+
+def left_out(program, why):
+    """Packets that the summary says were left out for a reason."""
+    found = [re.search(rf"left out {why}: (\d+) packet", line) for line in program.messages]
+    return sum(int(match[1]) for match in found if match)
+
+
+def test_a_filter(stack):
+    collector = Collector(stack)
+    program = export(stack, "--filter", "udp and dst port 5001")
+    demo.link_up()
+    listen(stack, HERE, "192.0.2.1", [5000, 5001])
+    talk(stack, THERE, "192.0.2.1", [5000, 5001]).send(payloads(10, 7))
+    program.end()
+    collector.end()
+    assert collector.per_port("ingressInterface")[0] == {5001: 7}
+    assert left_out(program, "filtered") >= 7
+
+
+@pytest.mark.parametrize("way", [(), ("--sampling-random",)])
+def test_sampling_is_told_and_not_scaled(stack, way):
+    collector = Collector(stack)
+    program = export(stack, "--sampling-packet-interval", "10", *way)
+    demo.link_up()
+    listen(stack, HERE, "192.0.2.1", [5000])
+    talk(stack, THERE, "192.0.2.1", [5000]).send(payloads(10, 20_000))
+    program.end()
+    collector.end()
+    (metered, _, _, _) = summary(program)["metered"]
+    assert 1500 < metered < 2500
+    assert totals(*collector.batches)[0] == metered
+    assert 15_000 < left_out(program, "not selected") < 25_000
+    assert all(set(batch.column("selectorId").tolist()) == {1} for batch in collector.batches)
+    told = [batch for batch in collector.options if batch.find(0, 304) is not None]
+    names = {field.element.name for batch in told for field in batch.fields}
+    assert names == {"selectorId", "selectorAlgorithm"} | (
+        {"samplingProbability"} if way else {"samplingPacketInterval", "samplingPacketSpace"}
+    )
+
+
+def test_a_dry_run_knows_the_sampling_rate(stack):
+    program = export(stack, "--sampling-packet-interval", "10", "--dry-run")
+    demo.link_up()
+    listen(stack, HERE, "192.0.2.1", [5000])
+    talk(stack, THERE, "192.0.2.1", [5000]).send(payloads(10, 1000))
+    program.end()
+    assert {flow.get("sampling_rate") for flow in program.flows if flow.get("dst_port") == 5000} == {10}
+
+
+def test_packets_instead_of_flows(stack):
+    collector = Collector(stack)
+    program = export(stack, "--mode", "packet", "--clip-length", "60")
+    demo.link_up()
+    listen(stack, HERE, "192.0.2.1", [5000])
+    talk(stack, THERE, "192.0.2.1", [5000]).send(payloads(100, 50))
+    program.end()
+    collector.end()
+    sections = [section for batch in collector.batches for section in batch.column("dataLinkFrameSection").tolist()]
+    ours = [section for section in sections if section[36:38] == (5000).to_bytes(2, "big") and section[23] == 17]
+    assert len(ours) == 50
+    assert {len(section) for section in ours} == {60}
+    sizes = Counter(size for batch in collector.batches for size in batch.column("dataLinkFrameSize").tolist())
+    assert sizes[142] == 50
+    assert any("packet reports" in line for line in program.messages)
+    counts = [
+        batch.column("selectorIdTotalPktsSelected") for batch in collector.options if batch.find(0, 319) is not None
+    ]
+    assert counts
+
+
+@pytest.mark.parametrize(
+    ("level", "flows"), [("ip", {"192.0.2.2"}), ("proto", {("192.0.2.2", 17)}), ("ether", {("192.0.2.2", 17, "x")})]
+)
+def test_levels_of_the_key(stack, level, flows):
+    collector = Collector(stack)
+    program = export(stack, "--key", level, "--direction", "ingress")
+    demo.link_up()
+    ports = range(5000, 5010)
+    listen(stack, HERE, "192.0.2.1", ports)
+    talk(stack, THERE, "192.0.2.1", ports).send(payloads(10, 3))
+    program.end()
+    collector.end()
+    batches = [batch for batch in collector.batches if batch.find(0, 8) is not None]
+    counts = [count for batch in batches for count in batch.column("packetDeltaCount").tolist()]
+    assert counts == ([3] * 10 if level == "ether" else [30])
+    names = {field.element.name for batch in batches for field in batch.fields}
+    assert ("protocolIdentifier" in names) == (level != "ip")
+    assert ("destinationTransportPort" in names) == (level == "ether")
+    keys = [batch for batch in collector.options if batch.find(0, 173) is not None]
+    assert keys == [] or level
+
+
+def test_an_interface_that_goes_and_comes_back_is_metered_again_without_privileges(stack):
+    collector = Collector(stack)
+    program = export(stack, "--user", "nobody", "--direction", "ingress")
+    demo.link_up()
+    listen(stack, HERE, "0.0.0.0", [5000])
+    talk(stack, THERE, "192.0.2.1", [5000]).send(payloads(10, 3))
+    demo.run("ip", "-n", HERE, "link", "delete", "wire")
+    program.wait_for("is gone")
+    demo.run("ip", "-n", HERE, "link", "add", "name", "wire", "type", "veth", "peer", "name", "wire", "netns", THERE)
+    for namespace, links in demo.ADDRESSES.items():
+        demo.run("ip", "-n", namespace, "link", "set", "dev", "wire", "address", demo.MAC[namespace])
+        demo.run("ip", "-n", namespace, "address", "add", links["wire"][0], "dev", "wire")
+    program.wait_for("is back")
+    demo.link_up()
+    talk(stack, THERE, "192.0.2.1", [5000]).send(payloads(10, 4))
+    program.end()
+    collector.end()
+    by_interface = Counter()
+    for batch in collector.batches:
+        if batch.find(0, 11) is not None:
+            rows = zip(
+                batch.column("ingressInterface").tolist(), batch.column("packetDeltaCount").tolist(), strict=True
+            )
+            for index, packets in rows:
+                by_interface[index] += packets
+    assert sorted(by_interface.values()) == [3, 4]
+    named = {
+        index for b in collector.options if b.find(0, 82) is not None for index in b.column("ingressInterface").tolist()
+    }
+    assert named == set(by_interface)
