@@ -1,1 +1,1 @@
-"""The Textual application."""
+"""The Textual application. Its modules import each other relatively: the folder is installed as ``pyflowx_tui``."""

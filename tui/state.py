@@ -1,0 +1,89 @@
+"""What the application knows of one source: its last snapshot, what came before, its flows."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Snapshot = Mapping[str, Any]
+HISTORY = 600  # snapshots whose small sections are kept: ten minutes of a live feed
+_KEPT = (
+    "number",
+    "dropped",
+    "time_ns",
+    "counters",
+    "pipeline",
+    "socket",
+    "statistics",
+    "collectors",
+    "template_counts",
+)
+
+
+class Source(Protocol):
+    """Where snapshots come from (:mod:`pyflowx_tui.sources`)."""
+
+    name: str
+    hello: Mapping[str, Any] | None
+    state: str  # connecting, live, stalled, ended, failed
+    message: str
+
+    def poll(self) -> list[dict[str, Any]]: ...
+    def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class State:
+    """``snapshot``: the last one, whole (empty before the first); ``previous``: the one before it.
+
+    ``history``: the small sections (counters, pipeline, ...) of the last :data:`HISTORY` snapshots, oldest first.
+    ``received_ns``: when the last one came, by our clock. ``paused_ns``: since when the view stands still (0: it
+    does not).
+    """
+
+    source: Source
+    snapshot: Snapshot = field(default_factory=dict)
+    previous: Snapshot = field(default_factory=dict)
+    history: deque[Snapshot] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    received_ns: int = 0
+    paused_ns: int = 0
+
+    def poll(self) -> bool:
+        """Take what the source has; whether there was something."""
+        found = self.source.poll()
+        for snapshot in found:
+            self.previous, self.snapshot = self.snapshot, snapshot
+            self.history.append({name: snapshot[name] for name in _KEPT if name in snapshot})
+        if found:
+            self.received_ns = time.time_ns()
+        return bool(found)
+
+    @property
+    def role(self) -> str:
+        """collect, export, or nothing while it is not known."""
+        return str((self.source.hello or {}).get("role", ""))
+
+    @property
+    def seconds(self) -> float:
+        """Between the last two snapshots; 0 where there are no two."""
+        return (
+            max(0.0, (self.snapshot.get("time_ns", 0) - self.previous.get("time_ns", 0)) / 1e9)
+            if self.previous
+            else 0.0
+        )
+
+    def section(self, name: str, default: Any = None) -> Any:
+        """A section of the last snapshot."""
+        found = self.snapshot.get(name)
+        return default if found is None else found
+
+    def per_second(self, section: str, name: str) -> float:
+        """How fast a count of a section of counts grows."""
+        seconds = self.seconds
+        if not seconds:
+            return 0.0
+        now, then = (each.get(section) or {} for each in (self.snapshot, self.previous))
+        return max(0.0, float(now.get(name, 0) - then.get(name, 0)) / seconds)
