@@ -114,6 +114,7 @@ class Table(ScrollView, can_focus=True):
         "table--sorted",
         "table--cursor",
         "table--odd",
+        "table--even",
     }
     DEFAULT_CSS = """
     Table {
@@ -133,6 +134,7 @@ class Table(ScrollView, can_focus=True):
         & > .table--sorted { background: $panel; color: $text-accent; text-style: bold; }
         & > .table--cursor { background: $block-cursor-blurred-background; }
         & > .table--odd { background: $surface; }
+        & > .table--even { background: $background; }
         &:focus > .table--cursor { background: $block-cursor-background; color: $block-cursor-foreground; }
     }
     """
@@ -239,7 +241,7 @@ class Table(ScrollView, can_focus=True):
         if row >= len(self.rows):
             if not len(self.rows) and self.empty:
                 return self._empty_line(y)
-            return Strip.blank(self.size.width, self._style("text"))
+            return Strip.blank(self.size.width, self._style("even"))
         return self._cached(row, row == self.cursor)
 
     def _cached(self, row: int, is_cursor: bool) -> Strip:
@@ -271,7 +273,7 @@ class Table(ScrollView, can_focus=True):
         lines = self.empty.splitlines()
         first = max(1, (self.size.height - len(lines)) // 2 - 1)
         text = lines[y - first] if first <= y < first + len(lines) else ""
-        style = self._style("head" if y == first else "dim")
+        style = self._style("even") + self._style("head" if y == first else "dim")
         return Strip([Segment(set_cell_size(text.center(self.size.width), self.size.width), style)])
 
     def _texts(self, row: int) -> tuple[int, list[Sequence[str]], list[str | Sequence[str]]]:
@@ -294,7 +296,7 @@ class Table(ScrollView, can_focus=True):
         cells = []
         for text, style in zip(texts, styles, strict=True):
             cells.append((text[place], self._style(style if isinstance(style, str) else style[place])))
-        ground = self._style("cursor") if is_cursor else self._style("odd" if row % 2 else "text")
+        ground = self._style("cursor") if is_cursor else self._style("odd" if row % 2 else "even")
         return self._line(cells, ground, is_cursor)
 
     def _header(self) -> Strip:
@@ -404,7 +406,7 @@ class Table(ScrollView, can_focus=True):
                 self.action_select()
 
 
-_WHOLE = ("header", "sorted", "cursor", "odd", "text")  # styles that have a ground of their own
+_WHOLE = ("header", "sorted", "cursor", "odd", "even")  # styles that have a ground of their own
 
 
 def fit(text: str, width: int, align: str) -> str:
