@@ -29,7 +29,7 @@ from pyflowx.decoded import Problems, Protocol, Reason
 from pyflowx.errors import ConfigError, SinkError
 from pyflowx.sinks.discard import Discard
 from pyflowx.sinks.target import ReaderGoneError
-from pyflowx.transport import udp
+from pyflowx.transport import sockets
 from pyflowx.wire import Decoder
 
 
@@ -424,7 +424,7 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_small_receive_buffer_is_said_with_the_sysctl(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(udp, "_set_buffer", lambda sock, octets: 212_992)  # what an unprivileged user is granted
+    monkeypatch.setattr(sockets, "_set_buffer", lambda sock, octets: 212_992)  # what an unprivileged user is granted
     wake_fd = os.eventfd(0)
     with inputs.listen([("127.0.0.1", 0)], inputs.RECV_BUFFER, wake_fd):
         said = capsys.readouterr().err

@@ -12,10 +12,8 @@ import mmap
 import os
 import select
 import socket
-import struct
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,16 +21,10 @@ import numpy as np
 
 from pyflowx.batch import I32, I64, U8, V4_MAPPED, Datagrams, PacketBatch
 from pyflowx.errors import ConfigError
+from pyflowx.transport.sockets import Listening, connect
 
 MAX_DATAGRAM = 65_535  # octets; the length field of UDP has 16 bits
 _MAX_MESSAGES = 1024  # one sendmmsg takes no more (UIO_MAXIOV)
-
-# Socket options that Python's socket module does not name (asm-generic/socket.h).
-_SO_RCVBUFFORCE = 33
-_SO_TIMESTAMPNS = 35
-_SO_RXQ_OVFL = 40
-_SO_MEMINFO = 55
-_MEMINFO = struct.Struct("9I")  # linux/sock_diag.h: 0 is octets queued, 1 the limit of that, 8 datagrams dropped
 
 _STRIDE = 1600  # octets of a row: an Ethernet MTU, and an odd number of cache lines, which spreads rows over the sets
 _MIN_PAUSE = 0.000_2
@@ -95,42 +87,6 @@ def _lazy_octets(octets: int) -> U8:
     return np.frombuffer(area, np.uint8)
 
 
-def _resolve(host: str, port: int, flags: int = 0) -> tuple[socket.AddressFamily, Any]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=flags)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(
-            f"-H/--host {host}: {reason}; give a name that resolves or an address such as 127.0.0.1 or ::1"
-        ) from error
-    return found[0][0], found[0][4]
-
-
-class DropCounter:
-    """The kernel's 32-bit count of drops as one that never wraps nor goes back."""
-
-    __slots__ = ("_state",)
-
-    def __init__(self) -> None:
-        self._state = 0, 0  # total, the kernel's last; together, as other threads look at it
-
-    @property
-    def total(self) -> int:
-        return self._state[0]
-
-    def update(self, value: int) -> None:
-        """``value`` is the kernel's; one that is older than the last seen is ignored."""
-        total = self.at(value)
-        if total != self._state[0]:
-            self._state = total, value
-
-    def at(self, value: int) -> int:
-        """What the total would be."""
-        total, last = self._state
-        delta = (value - last) & 0xFFFFFFFF
-        return total + delta if delta < 1 << 31 else total
-
-
 def next_pause(pause_s: float, fill: float, longest_s: float) -> float:
     """The pause after one of ``pause_s`` that left the queue ``fill`` full (0 to 1): so that it stays below half full.
 
@@ -140,62 +96,12 @@ def next_pause(pause_s: float, fill: float, longest_s: float) -> float:
     return min(longest_s, max(_MIN_PAUSE, pause_s * factor))
 
 
-def _meminfo(sock: socket.socket) -> tuple[int, ...]:
-    return _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
-
-
-def _set_buffer(sock: socket.socket, octets: int | None) -> int:
-    """Ask for a receive buffer, past net.core.rmem_max where privileged; the octets granted."""
-    if octets:
-        octets = min(octets, 2**31 - 1)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, octets)
-        except PermissionError:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, octets)
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles what it is told (socket(7))
-
-
-def _listen(host: str, port: int, recv_buffer: int | None) -> tuple[socket.socket, int]:
-    family, address = _resolve(host, port, socket.AI_PASSIVE)
-    try:
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-    except OSError as error:
-        raise ConfigError(f"-H/--host {host}: {error.strerror}; give 0.0.0.0 or another IPv4 address") from error
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # :: takes IPv4 too, whatever the sysctl says
-        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
-        granted = _set_buffer(sock, recv_buffer)
-        sock.bind(address)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(
-            f"cannot listen on {host} UDP port {port}: {error.strerror}; give an address of this host with -H/--host"
-            " and a port that is free with -p/--port (ss -lunp lists those in use)"
-        ) from error
-    return sock, granted
-
-
-def _connect(host: str, port: int) -> socket.socket:
-    family, address = _resolve(host, port)
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        sock.connect(address)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"-H/--host {host}: {error.strerror}; give a host that this one has a route to") from error
-    return sock
-
-
 class UdpReceiver:
     """Datagrams of one or several sockets as :class:`~pyflowx.batch.PacketBatch`.
 
-    ``addresses``: (host, port) of each socket; ``::`` takes IPv4 as well, port 0 lets the kernel
-    choose (see :attr:`addresses`). ``batch_size``: the most datagrams of a batch. ``recv_buffer``:
-    octets of each socket's queue in the kernel. ``wake_fd``: a file descriptor that ends a wait when
-    it becomes readable (it is not read here). :class:`~pyflowx.errors.ConfigError` where an address
-    cannot be used.
+    ``addresses``: as of :class:`~pyflowx.transport.sockets.Listening`, or one, which is closed with the receiver.
+    ``batch_size``: the most datagrams of a batch. ``wake_fd``: a file descriptor that ends a wait when it becomes
+    readable (it is not read here).
 
     A datagram of any length up to 65,535 octets is kept whole. Memory is bounded by about
     ``2 * batch_size * 65,536`` octets, of which only what datagrams filled is ever touched:
@@ -204,24 +110,15 @@ class UdpReceiver:
 
     def __init__(
         self,
-        addresses: Sequence[tuple[str, int]],
+        addresses: Sequence[tuple[str, int]] | Listening,
         *,
         batch_size: int = 1024,
         recv_buffer: int | None = None,
         wake_fd: int | None = None,
     ) -> None:
-        self._sockets: list[socket.socket] = []
-        self._last_memory: dict[socket.socket, tuple[int, ...]] = {}
-        self.granted = 0
-        """Octets of the smallest receive buffer that the kernel granted."""
-        self.warning: str | None = None
-        """What to tell the user about the receive buffer, if anything."""
-        try:
-            self._open(addresses, recv_buffer)
-        except ConfigError:
-            self.close()
-            raise
-        self._drops = [DropCounter() for _ in self._sockets]
+        listening = addresses if isinstance(addresses, Listening) else Listening(addresses, recv_buffer)
+        self._listening, self._sockets = listening, listening.sockets
+        self.granted, self.warning = listening.granted, listening.warning
         self._first = 0
         self._parts: list[tuple[int, int, int]] = []
         self._pause = _MIN_PAUSE
@@ -233,19 +130,6 @@ class UdpReceiver:
         if wake_fd is not None:
             self._poll.register(wake_fd, select.POLLIN)
         self._allocate(batch_size)
-
-    def _open(self, addresses: Sequence[tuple[str, int]], recv_buffer: int | None) -> None:
-        granted = []
-        for host, port in addresses:
-            sock, octets = _listen(host, port, recv_buffer)
-            self._sockets.append(sock)
-            granted.append(octets)
-        self.granted = min(granted)
-        if recv_buffer and self.granted < recv_buffer:
-            self.warning = (
-                f"the kernel grants a receive buffer of {self.granted} octets, not {recv_buffer}: "
-                f"datagrams of a burst may be lost; as root: sysctl -w net.core.rmem_max={recv_buffer}"
-            )
 
     def _allocate(self, size: int) -> None:
         self._size = size
@@ -269,27 +153,17 @@ class UdpReceiver:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """(host, port) that each socket has really got."""
-        return [sock.getsockname()[:2] for sock in self._sockets]
+        return self._listening.addresses
 
     @property
     def dropped(self) -> int:
-        """Datagrams that the kernel dropped because a queue was full (or a checksum wrong), up to now or to close().
-
-        May be asked by any thread.
-        """
-        return sum(counter.at(info[8]) for counter, info in zip(self._drops, self._memory(), strict=True))
+        """Datagrams that the kernel dropped, see :attr:`Listening.dropped`."""
+        return self._listening.dropped
 
     @property
     def queued(self) -> tuple[int, int]:
-        """Octets of the kernel's memory that the fullest queue takes, and its limit. May be asked by any thread."""
-        return max(((info[0], info[1]) for info in self._memory()), key=lambda queue: queue[0] / max(1, queue[1]))
-
-    def _memory(self) -> list[tuple[int, ...]]:
-        """SO_MEMINFO of each socket, the last there was if it is closed."""
-        for sock in self._sockets:
-            with suppress(OSError):
-                self._last_memory[sock] = _meminfo(sock)
-        return list(self._last_memory.values())
+        """How full the fullest queue is, see :attr:`Listening.queued`."""
+        return self._listening.queued
 
     def receive(self, timeout_s: float | None, linger_s: float = 0.05) -> PacketBatch | None:
         """The next batch; None if ``timeout_s`` passed without a datagram (None waits for ever) or on a wake-up.
@@ -350,7 +224,7 @@ class UdpReceiver:
             exporter[:, 12:] = names["v4"]
         self._port[start:stop] = names["port"]
         if message["controllen"][-1] == _CONTROL.itemsize:
-            self._drops[index].update(int(self._control["drops"][stop - 1]))
+            self._listening.drops[index].update(int(self._control["drops"][stop - 1]))
         message["namelen"] = _SOCKADDR.itemsize  # the kernel has put in what it used
         message["controllen"] = _CONTROL.itemsize
 
@@ -377,9 +251,7 @@ class UdpReceiver:
         return wide
 
     def close(self) -> None:
-        self._memory()
-        for sock in self._sockets:
-            sock.close()
+        self._listening.close()
 
     def __enter__(self) -> Self:
         return self
@@ -426,7 +298,7 @@ class UdpSender:
         """One for each destination, in their order."""
         try:
             for host, port in destinations:
-                self._sockets.append(_connect(host, port))
+                self._sockets.append(connect(host, port))
         except ConfigError:
             self.close()
             raise

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pyflowx.batch import V4_MAPPED, PacketBatch
 from pyflowx.errors import ConfigError
-from pyflowx.transport import udp
-from pyflowx.transport.udp import DropCounter, UdpReceiver, next_pause
+from pyflowx.transport import sockets
+from pyflowx.transport.sockets import DropCounter
+from pyflowx.transport.udp import UdpReceiver, next_pause
 
 PATIENCE_S = 20  # how long a test waits for what must come
 
@@ -228,7 +229,7 @@ def test_drops_are_told_by_datagrams_too() -> None:
             received += len(batch)
         sock.send(b"after the flood")
         gather(receiver, 1)
-        assert sum(counter.total for counter in receiver._drops) == 200 - received
+        assert sum(counter.total for counter in receiver._listening.drops) == 200 - received
 
 
 @given(st.floats(1, 1e6), st.floats(1e-4, 0.1), st.floats(1e-3, 0.025))
@@ -284,7 +285,7 @@ def test_buffer_granted_in_full_to_root() -> None:
 def test_buffer_granted_less_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unprivileged(socket.socket):
         def setsockopt(self, level: int, option: int, *value: object) -> None:  # type: ignore[override]
-            if option == udp._SO_RCVBUFFORCE:
+            if option == sockets.SO_RCVBUFFORCE:
                 raise PermissionError(1, "Operation not permitted")
             super().setsockopt(level, option, *value)  # type: ignore[arg-type]
 
