@@ -42,6 +42,7 @@ VERSION = 1
 INTERVAL_S = 1.0
 MAX_VIEWERS = 16
 MAX_SNAPSHOT = 4 << 20  # octets; larger sections are left out and named in "left_out"
+MAX_LINE = 2 * MAX_SNAPSHOT  # that a viewer takes
 _PEER = struct.Struct("3i")  # struct ucred
 _INPUT = 4096
 
@@ -329,18 +330,27 @@ class FeedReader:
 
     def _line(self, path: str) -> dict[str, Any]:
         try:
-            found = json.loads(self._file.readline())
+            found = json.loads(self._file.readline(MAX_LINE))
         except (OSError, ValueError) as error:
             self.close()
             raise ConfigError(f"{path}: nothing that this pyflowx can read came from there") from error
         return found if isinstance(found, dict) else {}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for line in self._file:
+        while (line := self._file.readline(MAX_LINE)).endswith(b"\n"):
             yield json.loads(line)
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def wait_for_ever(self) -> None:
+        """From now on no snapshot is too late."""
+        self._sock.settimeout(None)
+
+    def interrupt(self) -> None:
+        """End the iteration; may be called by another thread."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> Self:
         return self
