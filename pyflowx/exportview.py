@@ -7,7 +7,12 @@ Sections of a snapshot (:mod:`pyflowx.live`) of the role ``export``; all counts 
 - ``pipeline``: the way from the interface to the collector, as in :mod:`pyflowx.collectview`. Stages: ``hook`` (packets
   that do not parse), ``map`` (packets whose flow found no room), ``socket`` (Messages that the kernel refused),
   ``network`` (reports that a Message did not arrive).
-- ``hooks``: ``interface``, ``direction`` and ``hook`` of each program; ``statistics``: packets and octets by outcome.
+- ``hooks``: what is attached: ``interface``, ``ifindex``, ``hook`` (``xdp``, ``xdp-generic``, ``tc``), ``direction``,
+  ``note``. ``statistics``: packets and octets by outcome.
+- ``programs``: ``program``, ``runs`` (that were measured), ``nanoseconds`` (of these) and ``mean_ns`` (a packet; null
+  where none was measured) of each that is loaded.
+- ``map``: the kernel's map of flows: ``flows`` that the last drain found in it, ``max_flows``, ``inserts_failed``
+  (packets whose flow found no room), ``drains``, ``drain_ns`` (the last one).
 - ``collectors``: ``address``, ``sent``, ``octets``, ``lost``, ``reports``, ``last_error`` of each.
 - ``flows``: as in :mod:`pyflowx.collectview`, of the flows that ended. ``log``: likewise.
 """
@@ -23,6 +28,8 @@ from pyflowx.batch import FlowBatch
 from pyflowx.collectview import Stage, cpu_seconds, flow_section, slots_of
 from pyflowx.decoded import Decoded, Protocol
 from pyflowx.exporting import Exporter, own_message
+from pyflowx.kernel import Meter
+from pyflowx.kernel.syscall import ProgramInfo
 from pyflowx.live import FeedCounts, Section, section
 from pyflowx.recent import RecentFlows
 from pyflowx.transport.udp import SendCounts
@@ -34,13 +41,12 @@ _NO_FLOW = ("malformed", "lost")  # statistics of packets that are in no flow, t
 class ExporterView:
     """The parts of an exporter to look at; by any thread, until the meter is closed.
 
-    ``statistics``: packets and octets by outcome; ``targets``: the collectors with what was sent to each.
+    ``targets``: the collectors with what was sent to each.
     """
 
     exporter: Exporter
-    statistics: Callable[[], Mapping[str, tuple[int, int]]]
+    meter: Meter
     targets: Sequence[tuple[str, SendCounts]]
-    hooks: Sequence[Any] = ()
     log: Callable[[], Iterable[Sequence[Any]]] = tuple
     feed: FeedCounts = field(default_factory=FeedCounts)
     flows: RecentFlows = field(default_factory=RecentFlows)
@@ -48,6 +54,15 @@ class ExporterView:
     @property
     def counters(self) -> Any:
         return self.exporter.counters
+
+    def statistics(self) -> Mapping[str, tuple[int, int]]:
+        """Packets and octets by outcome."""
+        return self.meter.statistics()
+
+    def inserts_failed(self) -> int:
+        """Packets whose flow found no room in the kernel's map."""
+        packets = self.statistics()
+        return packets["map_full"][0] + (packets["lost"][0] if self.meter.config.mode == "flows" else 0)
 
     def alive(self) -> int:
         """Flows in the table."""
@@ -83,9 +98,26 @@ class ExporterView:
         return {
             "counters": section({**counters, **process, "reasons": reasons}),
             "pipeline": section([stage._asdict() for stage in self.pipeline()]),
-            "hooks": section([hook._asdict() for hook in self.hooks]),
+            "hooks": section([hook._asdict() for hook in self.meter.attachments]),
+            "programs": section([_program(*row) for row in self.meter.run_statistics().items()]),
+            "map": section(self._map()),
             "statistics": section({name: list(both) for name, both in self.statistics().items()}),
             "collectors": section([{"address": name, **slots_of(counts)} for name, counts in self.targets]),
             "flows": Section(flow_section(*self.flows.take())),
             "log": section([list(line) for line in self.log()]),
         }
+
+    def _map(self) -> dict[str, int]:
+        counters = self.counters
+        return {
+            "flows": self.meter.fill,
+            "max_flows": self.meter.config.max_flows,
+            "inserts_failed": self.inserts_failed(),
+            "drains": counters.drains,
+            "drain_ns": counters.last_drain_ns,
+        }
+
+
+def _program(name: str, info: ProgramInfo) -> dict[str, Any]:
+    mean = info.mean_ns if info.runs else None
+    return {"program": name, "runs": info.runs, "nanoseconds": info.nanoseconds, "mean_ns": mean}

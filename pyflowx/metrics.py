@@ -93,6 +93,14 @@ def _statistics(view: Any) -> list[Sample]:
     return [((name,), packets) for name, (packets, _) in view.statistics().items()]
 
 
+def _by_program(read: Callable[[Any], float]) -> Read:
+    return lambda view: [((name,), read(info)) for name, info in view.meter.run_statistics().items()]
+
+
+def _hooks(view: Any) -> list[Sample]:
+    return [((at.interface, at.direction, at.hook), 1) for at in view.meter.attachments]
+
+
 def _reasons(view: Any) -> list[Sample]:
     return [((reason.name,), count) for reason, count in list(view.counters.flows.items())]
 
@@ -177,6 +185,22 @@ EXPORTER: tuple[Metric, ...] = (
     _count("exported_packets", _counter("packets_exported"), "Packets that Flow Records told of."),
     _count("exported_octets", _counter("octets_exported"), "Their IP octets."),
     _count("exported_flows", _reasons, "Flow Records, by flowEndReason.", "reason"),
+    _count("exported_packet_reports", _counter("samples"), "Packet Reports, in packet mode."),
+    _count("refused_flows", _counter("refused_flows"), "Flow Records that the protocol cannot carry."),
+    _count("refused_packets", _counter("refused_packets"), "Their packets."),
+    _count("not_sent_flows", _counter("not_sent_flows"), "Flow Records that no collector could be given."),
+    _count("not_sent_packets", _counter("not_sent_packets"), "Their packets."),
+    # the kernel
+    _gauge("attached", _hooks, "1 for each program that is attached.", "interface", "direction", "hook"),
+    _gauge("map_flows", _one(lambda v: v.meter.fill), "Flows that the last drain found in the kernel's map."),
+    _gauge("map_max_flows", _one(lambda v: v.meter.config.max_flows), "Flows that it holds."),
+    _count("map_inserts_failed", _one(lambda v: v.inserts_failed()), "Packets whose flow found no room in it."),
+    _count("drains", _counter("drains"), "Times that it was drained."),
+    _gauge("drain_seconds", _one(lambda v: v.counters.last_drain_ns * 1e-9), "What the last drain took."),
+    _count("program_runs", _by_program(lambda p: p.runs), "Runs (packets) that the kernel measured.", "program"),
+    _count("program_seconds", _by_program(lambda p: p.nanoseconds * 1e-9), "What they took.", "program"),
+    _gauge("program_mean_nanoseconds", _by_program(lambda p: p.mean_ns), "The same, a packet.", "program"),
+    # out
     _gauge("flow_table_flows", _one(lambda v: v.alive()), "Flows that are alive."),
     _count("exported_messages", _counter("messages"), "Messages made."),
     _count("exported_template_messages", _counter("template_messages"), "Of these, with Templates."),
@@ -184,7 +208,7 @@ EXPORTER: tuple[Metric, ...] = (
     _count("sent_octets", _sent("octets"), "Their octets.", "collector"),
     _count("send_lost_packets", _sent("lost"), "Messages that the kernel refused.", "collector"),
     _count("send_reports", _sent("reports"), "Reports that messages did not arrive.", "collector"),
-    _count("ticks", _counter("ticks"), "Times the maps were drained."),
+    _count("ticks", _counter("ticks"), "Times that interfaces and flows were looked after, once a second."),
     _count("slow_ticks", _counter("slow_ticks"), "Ticks that took longer than a second."),
     _count("skipped_ticks", _counter("skipped_ticks"), "Ticks that were left out for that."),
     _gauge("tick_seconds", _one(lambda v: v.counters.last_tick_ns * 1e-9), "What the last tick took."),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyflowx.cli.export_options import check, collector_options, meter_options, record_options, selection_options
 from pyflowx.cli.log import LOG
 from pyflowx.cli.numeric import prepare_numpy
 from pyflowx.cli.operating import Operation, operation_options, served
@@ -37,9 +38,8 @@ Ends on SIGINT and SIGTERM: it detaches, sends all flows and prints a summary. A
 """
 
 IN_FLOWS = ("metered", "map_full", "gso_added")  # statistics of packets that records tell of; all others are left out
-SECONDS = click.IntRange(1, 86_400)
+MEASURED_RUNS = 1_000_000  # of our programs, for ns a packet; some 50 ms in all
 Targets = Sequence[tuple[str, "SendCounts"]]
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def _interfaces(names: Sequence[str]) -> list[str]:
@@ -135,191 +135,6 @@ def summary(counters: ExportCounters, statistics: Mapping[str, tuple[int, int]],
         yield f"slow: {_plural(c.slow_ticks, 'tick')} of {c.ticks} took longer than a second"
 
 
-def _meter_options(command: _F) -> _F:
-    """What is metered, and where."""
-    options = (
-        click.option(
-            "-i",
-            "--interface",
-            "interfaces",
-            multiple=True,
-            default=["lo"],
-            show_default=True,
-            help="What to meter; repeatable.",
-        ),
-        click.option("--promiscuous", is_flag=True, help="Receive what is for others too."),
-        click.option(
-            "--hook",
-            type=click.Choice(["auto", "xdp", "tc"]),
-            default="auto",
-            show_default=True,
-            help="Where in the kernel; auto: native XDP on ingress where the driver has it, TC elsewhere.",
-        ),
-        click.option(
-            "--direction",
-            type=click.Choice(["both", "ingress", "egress"]),
-            default="both",
-            show_default=True,
-            help="Packets that come in, that go out, or both; XDP sees those that come in.",
-        ),
-        click.option(
-            "--filter", default="", metavar="EXPRESSION", help="Meter what matches, in tcpdump's words: 'tcp port 443'."
-        ),
-        click.option(
-            "--sampling-packet-interval",
-            "sampling_interval",
-            type=click.IntRange(1, 2**32 - 1),
-            default=1,
-            show_default=True,
-            help="Meter one packet in so many; counters are not scaled, options records tell the rate.",
-        ),
-        click.option("--sampling-random", is_flag=True, help="Sample by chance instead of each n-th packet."),
-        click.option("--tunnels", is_flag=True, help="Meter what is inside of IP-in-IP, GRE, VXLAN and Geneve."),
-        click.option(
-            "--key",
-            type=click.Choice(["ip", "proto", "full", "vlan", "ether"]),
-            default="vlan",
-            show_default=True,
-            help="What tells flows apart: addresses; and protocol; and ports and ToS; and VLANs; and MAC addresses.",
-        ),
-        click.option(
-            "--max-flows",
-            type=click.IntRange(1, 1 << 24),
-            default=1 << 18,
-            show_default=True,
-            help="Flows at once, in the kernel (some 450 octets each) and in the flow table; when full, "
-            "the oldest end early.",
-        ),
-    )
-    return _with(command, options)
-
-
-def _record_options(command: _F) -> _F:
-    """When flows become records, and how these look."""
-    options = (
-        click.option(
-            "--active-timeout",
-            type=SECONDS,
-            default=60,
-            show_default=True,
-            help="Seconds after which a long flow is cut.",
-        ),
-        click.option(
-            "--inactive-timeout",
-            type=SECONDS,
-            default=15,
-            show_default=True,
-            help="Seconds without a packet that end a flow.",
-        ),
-        click.option(
-            "--mode",
-            type=click.Choice(["flows", "packet"]),
-            default="flows",
-            show_default=True,
-            help="Records of flows, or of each (sampled) packet with its first octets (PSAMP, RFC 5476).",
-        ),
-        click.option(
-            "--clip-length",
-            type=click.IntRange(1, 1280),
-            default=128,
-            show_default=True,
-            help="Octets of a packet, in mode packet.",
-        ),
-        click.option("--biflow", is_flag=True, help="Both directions of a conversation in one record (RFC 5103)."),
-        click.option(
-            "--time-unit",
-            type=click.Choice(["s", "ms", "us", "ns"]),
-            default="ms",
-            show_default=True,
-            help="Of a flow's start and end in IPFIX.",
-        ),
-        click.option(
-            "--observation-domain-id",
-            type=click.IntRange(0, 2**32 - 1),
-            default=1,
-            show_default=True,
-            help="Tells exporters behind one address apart.",
-        ),
-    )
-    return _with(command, options)
-
-
-def _collector_options(command: _F) -> _F:
-    """Where records go."""
-    options = (
-        click.option(
-            "-H",
-            "--collector-host",
-            "collectors",
-            multiple=True,
-            default=["127.0.0.1"],
-            show_default=True,
-            help="Name, IPv4 or IPv6 address; repeatable: each gets all flows.",
-        ),
-        click.option(
-            "-p",
-            "--collector-port",
-            type=click.IntRange(1, 65535),
-            default=4739,
-            show_default=True,
-            help="UDP or TCP port.",
-        ),
-        click.option(
-            "--protocol",
-            type=click.Choice(["ipfix", "netflow9", "netflow5"]),
-            default="ipfix",
-            show_default=True,
-            help="How flows are encoded; NetFlow v5 carries IPv4 only.",
-        ),
-        click.option(
-            "--transport",
-            type=click.Choice(["udp", "tcp"]),
-            default="udp",
-            show_default=True,
-            help="TCP is for IPFIX; a connection that breaks is made again.",
-        ),
-        click.option(
-            "--template-refresh-rate",
-            type=SECONDS,
-            default=300,
-            show_default=True,
-            help="Seconds between Templates (over TCP: options records).",
-        ),
-        click.option("--dry-run", is_flag=True, help="Print flows as NDJSON instead of sending them."),
-        click.option(
-            "--user", metavar="NAME", help="Whom to run as when the programs are attached.  [default: who started it]"
-        ),
-    )
-    return _with(command, options)
-
-
-def _with(command: _F, options: Sequence[Callable[[_F], _F]]) -> _F:
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    """Combinations that mean nothing."""
-    protocol = options["protocol"]
-    if protocol != "ipfix":
-        ways = (
-            ("--transport tcp", "transport", "udp"),
-            ("--biflow", "biflow", False),
-            ("--mode packet", "mode", "flows"),
-        )
-        for name, value, usual in ways:
-            if options[value] != usual:
-                raise ConfigError(f"{name} is for --protocol ipfix, not {protocol}; leave one of them out")
-        if options["time_unit"] != "ms":
-            raise ConfigError(f"--time-unit: {protocol} has milliseconds only; leave it out or give --protocol ipfix")
-    if protocol == "netflow5":
-        if options["observation_domain_id"] > 0xFFFF:
-            raise ConfigError("--observation-domain-id: NetFlow v5 has 16 bits for it; give 0 to 65535")
-        if options["sampling_interval"] > 0x3FFF:
-            raise ConfigError("--sampling-packet-interval: NetFlow v5 has 14 bits for it; give 1 to 16383")
-
-
 def _pick(kind: type[Any], options: Mapping[str, Any], **further: Any) -> Any:
     """A configuration from the options of the same names."""
     names = kind.__dataclass_fields__
@@ -331,7 +146,8 @@ def _configs(options: Mapping[str, Any], own: Sequence[bytes]) -> tuple[ExportCo
     from pyflowx.kernel import MeterConfig
 
     exclude = tuple((octets, options["collector_port"]) for octets in own)
-    meter = _pick(MeterConfig, {**options, "interfaces": _interfaces(options["interfaces"])}, exclude=exclude)
+    known = {**options, "interfaces": _interfaces(options["interfaces"])}
+    meter = _pick(MeterConfig, known, exclude=exclude, measured_runs=MEASURED_RUNS)
     meter.check()
     return _pick(ExportConfig, options), meter
 
@@ -368,9 +184,10 @@ def _sessions(
 
 
 @click.command("export", epilog=EPILOG, short_help="Meter an interface in the kernel; send IPFIX.")
-@_meter_options
-@_record_options
-@_collector_options
+@meter_options
+@selection_options
+@record_options
+@collector_options
 @operation_options
 def command(**options: Any) -> None:
     """Meter the packets of interfaces with programs in the kernel and send their flows as IPFIX (RFC 7011).
@@ -378,7 +195,7 @@ def command(**options: Any) -> None:
     Needs root. Our own export traffic is left out. Nothing stays attached when it ends.
     """
     operation = Operation.take(options)
-    _check(options)
+    check(options)
     prepare_numpy()
     from pyflowx.exporting import Exporter, SinkSession
     from pyflowx.exporting.privileges import drop, find_user
@@ -397,12 +214,11 @@ def command(**options: Any) -> None:
             if isinstance(session, SinkSession):
                 session.gone = exporter.stop
         stack.enter_context(_signals(exporter))
-        hooks = exporter.start()
-        for at in hooks:
+        for at in exporter.start():
             LOG.info(f"metering {at.interface} {at.direction} ({at.hook})" + (f": {at.note}" if at.note else ""))
         exporter.notice = _notice
         drop(user, meter_config.promiscuous)
-        view = ExporterView(exporter, meter.statistics, targets, hooks, LOG.lines)
+        view = ExporterView(exporter, meter, targets, LOG.lines)
         name = f"export-{meter_config.interfaces[0]}.sock"
         with served(operation, "export", name, EXPORTER, view, view.sections, view.watched):
             exporter.run()

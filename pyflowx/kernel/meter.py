@@ -52,8 +52,8 @@ class Meter:
             on_error.callback(self._resources.close)
             with suppress(ValueError, OSError):  # before Linux 5.11 maps count as locked memory
                 resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            if config.run_statistics:
-                self._resources.enter_context(syscall.enable_statistics())
+            self._measuring = self._resources.enter_context(ExitStack())
+            self._measure()
             self._make_maps()
             self._programs = Programs(config, self._maps, self._resources)
             self._hooks = Hooks(config, self._programs, self._add_catch_all, self._drop_catch_all)
@@ -82,6 +82,9 @@ class Meter:
         """What has happened to the interfaces since the last call, repaired where that is possible: one that has come
         back is metered again, and so is one from which somebody has removed our programs. Does not wait; to be
         called once a tick, before :meth:`drain`."""
+        measured = sum(program.runs for program in self.run_statistics().values())
+        if not self.config.run_statistics and measured >= self.config.measured_runs:
+            self._measuring.close()
         return self._hooks.watch()
 
     def drain(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -126,8 +129,8 @@ class Meter:
 
     def run_statistics(self) -> dict[str, ProgramInfo]:
         """How often each program has run and for how long, by hook (``xdp``) or direction at TC (``_ip``: of devices
-        without Ethernet headers); counted with ``run_statistics`` in the configuration, or where
-        kernel.bpf_stats_enabled is 1."""
+        without Ethernet headers); counted with ``run_statistics`` or ``measured_runs`` in the configuration, or
+        where kernel.bpf_stats_enabled is 1."""
         return {name: program.info() for name, program in self._programs.items()}
 
     def offset_ns(self) -> int:
@@ -147,6 +150,14 @@ class Meter:
         """Detach and give programs and maps back to the kernel."""
         self.detach()
         self._resources.close()
+
+    def _measure(self) -> None:
+        """Let the kernel measure. It asks for CAP_SYS_ADMIN, which is given up later: this is the only time."""
+        if self.config.run_statistics:
+            self._measuring.enter_context(syscall.enable_statistics())
+        elif self.config.measured_runs:
+            with suppress(KernelError):
+                self._measuring.enter_context(syscall.enable_statistics())
 
     def _make_maps(self) -> None:
         config = self.config

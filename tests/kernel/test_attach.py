@@ -270,7 +270,7 @@ def test_a_bad_configuration_is_refused(changes, message):
 
 
 def test_without_privilege_it_says_what_is_needed():
-    code = "import os; os.setuid(65534); from pyflowx.kernel import *; Meter(MeterConfig(['lo'], max_flows=100))"
+    code = "import os; from pyflowx.kernel import *; os.setuid(65534); Meter(MeterConfig(['lo'], max_flows=100))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("pyflowx.errors.KernelError: cannot make the map")
@@ -286,6 +286,20 @@ def test_the_kernel_counts_runs_and_time(wire):
         assert costs["egress"].runs >= 100
         assert 0 < costs["egress"].mean_ns < 1e6
         assert set(costs) == {"xdp", "ingress", "egress"}
+
+
+def test_the_first_runs_are_measured(wire, sender):
+    with wire.far:
+        frames = sender([bytes(12) + b"\x08\x06" + bytes(46)] * 10)
+    with wire.near, Meter(dataclasses.replace(small(), hook="tc", measured_runs=5)) as meter:
+        meter.attach()
+        for _ in range(2):
+            frames.send()
+            wire.wait_for_silence()
+            meter.watch()
+        measured = meter.run_statistics()["ingress"]
+        assert 10 <= measured.runs < 20 <= meter.statistics("ingress")["not_ip"][0]
+        assert measured.mean_ns > 0
 
 
 def test_the_verifier_is_quoted():

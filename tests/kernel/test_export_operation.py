@@ -55,11 +55,18 @@ def test_packets_are_in_metrics_and_feed_and_doctor(exporter, wire):
     request, reply = seen["10.9.0.1", 8], seen["10.9.0.2", 0]
     assert (request["packets"], request["bytes"], reply["packets"], reply["bytes"]) == (5, 420, 5, 420)
     assert {(hook["interface"], hook["direction"]) for hook in snapshot["hooks"]} == {("v", "ingress"), ("v", "egress")}
+    assert {row["program"] for row in snapshot["programs"]} >= {"ingress", "egress"}
+    costs = [row["mean_ns"] for row in snapshot["programs"] if row["program"] in ("ingress", "egress")]
+    assert all(20 < cost < 1e6 for cost in costs), costs
+    assert snapshot["map"].items() >= {"max_flows": 1 << 18, "inserts_failed": 0}.items()
+    assert snapshot["map"]["drain_ns"] > 0 and snapshot["map"]["drains"] >= 2
     stages = {stage["stage"]: stage for stage in snapshot["pipeline"]}
     assert stages["hook"]["passed"] >= 10 and stages["hook"]["lost"] == 0
     with wire.near, urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url) as answer:
         found = samples(answer.read().decode())
     assert found["pyflowx_metered_packets_total",] >= 10
+    assert found["pyflowx_attached", "ingress", "tc", "v"] == found["pyflowx_attached", "egress", "tc", "v"] == 1
+    assert found["pyflowx_program_runs_total", "ingress"] >= 5 and found["pyflowx_map_max_flows",] == 1 << 18
     assert found["pyflowx_hook_packets_total", "metered"] >= found["pyflowx_metered_packets_total",]
     assert found["pyflowx_exported_flows_total", "IDLE_TIMEOUT"] >= 2
     names = {name for name, *_ in found}
