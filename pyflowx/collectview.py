@@ -9,10 +9,13 @@ since 1970:
   ``lost``. Stages: ``network`` (gaps in sequence numbers), ``interface``, ``backlog``, ``socket``, ``decoder``,
   ``output``; ``network`` stands there for each unit that exporters count, ``units`` being those of many.
 - ``socket``: octets ``queued`` and ``limit`` of the fullest socket, ``dropped`` datagrams.
-- ``exporters``: the :data:`EXPORTERS` with most datagrams; ``exporters_in_all`` says how many there are.
+- ``exporters``: the :data:`EXPORTERS` with most datagrams; ``exporters_in_all`` says how many there are. ``sampling``:
+  rate and who says so (``record``, ``header``, ``sample``, ``options``, ``forced``, ``default``), null: nobody.
 - ``domains``: sequence accounting by exporter, protocol and Observation Domain, those with most losses first.
 - ``templates``: ``exporter``, ``version``, ``domain``, ``id``, ``scope_count``, ``fields`` as [pen, id, name, length];
-  sent when one has changed. ``template_counts``: those there are, and what happened to them; ``held`` data.
+  sent when one has changed. ``template_uses``: [defined_ns, refreshed_ns, refreshes] of each, in the same order.
+  ``redefinitions``: the last ones, ``before`` and ``after`` being fields. ``template_counts``: those there are, and
+  what happened to them; ``held`` data, ``held_for`` the Templates that it waits for: ``sets`` and ``oldest_ns``.
 - ``flows``: ``rows`` in the common schema as NDJSON output has them, the heaviest of the last second; all that
   passed meanwhile are counted in ``flows``, ``octets``, ``packets``.
 - ``datagrams``: some of the last second, those with problems first: ``octets`` in hex (the first 2048), ``problems``.
@@ -26,8 +29,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pyflowx import host
 from pyflowx.batch import V4_MAPPED
@@ -35,16 +37,20 @@ from pyflowx.common import CommonBatch
 from pyflowx.counters import Counters, ExporterCounts
 from pyflowx.decoded import Reason
 from pyflowx.live import FeedCounts, Section, section
-from pyflowx.recent import FlowTotals, RecentDatagrams, RecentFlows
+from pyflowx.recent import FlowTotals, RecentDatagrams, RecentFlows, RecentRates
 from pyflowx.sequences import UNITS, SequenceCounts
 from pyflowx.sinks import Sink
 from pyflowx.wire import TemplateStore
 from pyflowx.wire.records import Layout
 
+if TYPE_CHECKING:
+    from pyflowx.conversion.sampling import Rates
+
 EXPORTERS = 200  # in a snapshot
 DOMAINS = 200
 TEMPLATE_FIELDS = 8192  # of all Templates together
 FLOW_OCTETS = 1 << 20
+HELD_FOR = 50  # Templates that did not come
 OTHERS = "other"  # the label of what has no counts of its own
 
 # Problems after which everything that came was read nevertheless.
@@ -69,6 +75,13 @@ class Stage(NamedTuple):
     lost: int
 
 
+def octets_of(address: str) -> bytes:
+    """The reverse of :func:`address_text`."""
+    if ":" in address:
+        return socket.inet_pton(socket.AF_INET6, address)
+    return V4_MAPPED + socket.inet_pton(socket.AF_INET, address)
+
+
 def address_text(octets: bytes) -> str:
     """Of 16 octets, IPv4-mapped ones as IPv4."""
     if octets.startswith(V4_MAPPED):
@@ -81,6 +94,7 @@ class CollectorView:
     """The parts of a collector to look at. Looking changes nothing and may be done by any thread.
 
     ``tables``: those of ``--enrich`` (:class:`pyflowx.reload.Reloader`). ``log``: the last lines that were said.
+    ``rates``: what options data and the user tell of sampling.
     """
 
     counters: Counters
@@ -92,6 +106,8 @@ class CollectorView:
     feed: FeedCounts = field(default_factory=FeedCounts)
     flows: RecentFlows = field(default_factory=RecentFlows)
     datagrams: RecentDatagrams = field(default_factory=RecentDatagrams)
+    recorded: RecentRates = field(default_factory=RecentRates)
+    rates: Rates | None = None
     started_ns: int = field(default_factory=time.time_ns)
     _interfaces: Mapping[str, host.Interface] = field(default_factory=host.interfaces)
     _backlog: int = field(default_factory=host.backlog_dropped)
@@ -163,24 +179,49 @@ class CollectorView:
         """A snapshot."""
         exporters = sorted(self.exporters(), key=lambda row: -row[1].datagrams)
         domains = sorted(self.domains(), key=lambda row: -row[1].lost)[:DOMAINS]
-        store = self.templates
-        events = ("defined", "redefined", "withdrawn", "expired", "refused")
-        changes = attrgetter(*events)(store)
         queued, limit = self.socket_queue()
         return {
             "counters": section(self._totals()),
             "pipeline": section([stage._asdict() for stage in self.pipeline()]),
             "socket": section({"queued": queued, "limit": limit, "dropped": self.socket_drops()}),
-            "exporters": section([_exporter(*row) for row in exporters[:EXPORTERS]]),
+            "exporters": section([self._exporter(*row) for row in exporters[:EXPORTERS]]),
             "exporters_in_all": section(len(exporters)),
             "domains": section([_domain(*row) for row in domains]),
-            "templates": section(_templates(store), changes),
-            "template_counts": section({"stored": len(store), **dict(zip(events, changes, strict=True))}),
-            "held": section({name: getattr(store.held, name) for name in _HELD}),
+            **self._template_sections(),
             "flows": Section(flow_section(*self.flows.take())),
             "datagrams": section([{**row, "exporter": address_text(row["exporter"])} for row in self.datagrams.take()]),
             "tables": section([_table(table) for table in self.tables]),
             "log": section([list(line) for line in self.log()]),
+        }
+
+    def _template_sections(self) -> dict[str, Section]:
+        store = self.templates
+        events = ("defined", "redefined", "withdrawn", "expired", "refused")
+        rows, keys = _templates(store)
+        held = [{**_template_key(key), "sets": n, "oldest_ns": ns} for key, n, ns in store.held.waiting(HELD_FOR)]
+        return {
+            "templates": section(rows, store.changes),
+            "template_uses": section([_use(store, key) for key in keys]),
+            "redefinitions": section(_redefinitions(store), store.redefined),
+            "template_counts": section({"stored": len(store), **{name: getattr(store, name) for name in events}}),
+            "held": section({name: getattr(store.held, name) for name in _HELD}),
+            "held_for": section(held),
+        }
+
+    def _exporter(self, address: str, counts: ExporterCounts) -> dict[str, Any]:
+        octets = octets_of(address) if address != OTHERS else b""
+        recorded = self.recorded.rates.get(octets)
+        found = self.rates.of(octets, recorded) if self.rates is not None and octets else recorded
+        return {
+            "address": address,
+            "datagrams": counts.datagrams,
+            "octets": counts.octets,
+            "last_ns": counts.last_ns,
+            "clock_skew_ns": counts.clock_skew_ns,
+            "protocols": {protocol.name: slots_of(each) for protocol, each in list(counts.protocols.items())},
+            "problems": _problems(counts.problems),
+            "sampling": None if found is None else {"rate": found[0], "source": found[1]},
+            "templates": self.templates.count_of(octets),
         }
 
     def _totals(self) -> dict[str, Any]:
@@ -220,44 +261,59 @@ def _problems(counts: Any) -> dict[str, int]:
     return {reason.name: int(counts[reason]) for reason in Reason if counts[reason]}
 
 
-def _exporter(address: str, counts: ExporterCounts) -> dict[str, Any]:
-    return {
-        "address": address,
-        "datagrams": counts.datagrams,
-        "octets": counts.octets,
-        "last_ns": counts.last_ns,
-        "clock_skew_ns": counts.clock_skew_ns,
-        "protocols": {protocol.name: slots_of(each) for protocol, each in list(counts.protocols.items())},
-        "problems": _problems(counts.problems),
-    }
-
-
 def _domain(key: tuple[str, str, str], counts: SequenceCounts) -> dict[str, Any]:
     exporter, protocol, domain = key
     return {"exporter": exporter, "protocol": protocol, "domain": domain, "lost": counts.lost, **slots_of(counts)}
 
 
-def _templates(store: TemplateStore) -> list[dict[str, Any]]:
+_Fields = list[tuple[int, int, str, int]]
+
+
+def _template_key(key: bytes) -> dict[str, Any]:
+    return {
+        "exporter": address_text(key[:16]),
+        "version": int.from_bytes(key[16:18], "big"),
+        "domain": int.from_bytes(key[18:22], "big"),
+        "id": int.from_bytes(key[22:], "big"),
+    }
+
+
+def _fields(layout: Layout) -> _Fields:
+    return [(field.element.pen, field.element.id, field.element.name, field.length) for field in layout.fields]
+
+
+def _templates(store: TemplateStore) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """As many as there is room for, and their keys."""
     rows: list[dict[str, Any]] = []
+    keys: list[bytes] = []
     room = TEMPLATE_FIELDS
-    known: dict[Layout, list[tuple[int, int, str, int]]] = {}
+    known: dict[Layout, _Fields] = {}
     for key, layout in list(store.layouts.items()):
         room -= len(layout.fields)
         if room < 0:
             break
         fields = known.get(layout)
         if fields is None:
-            fields = known[layout] = [(f.element.pen, f.element.id, f.element.name, f.length) for f in layout.fields]
-        rows.append(
-            {
-                "exporter": address_text(key[:16]),
-                "version": int.from_bytes(key[16:18], "big"),
-                "domain": int.from_bytes(key[18:22], "big"),
-                "id": int.from_bytes(key[22:], "big"),
-                "scope_count": layout.scope_count,
-                "fields": fields,
-            }
-        )
+            fields = known[layout] = _fields(layout)
+        rows.append({**_template_key(key), "scope_count": layout.scope_count, "fields": fields})
+        keys.append(key)
+    return rows, keys
+
+
+def _use(store: TemplateStore, key: bytes) -> list[int]:
+    use = store.use(key)
+    return [0, 0, 0] if use is None else [use.defined_ns, use.refreshed_ns, use.refreshes]
+
+
+def _redefinitions(store: TemplateStore) -> list[dict[str, Any]]:
+    """The last ones, as many as there is room for, the newest first."""
+    rows: list[dict[str, Any]] = []
+    room = TEMPLATE_FIELDS
+    for key, time_ns, before, after in reversed(list(store.redefinitions)):
+        room -= len(before.fields) + len(after.fields)
+        if room < 0:
+            break
+        rows.append({**_template_key(key), "time_ns": time_ns, "before": _fields(before), "after": _fields(after)})
     return rows
 
 

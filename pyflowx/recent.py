@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pyflowx.batch import I64, Array, FlowBatch, PacketBatch
-from pyflowx.common import CommonBatch, CommonColumn, to_common
+from pyflowx.common import CommonBatch, CommonColumn, to_common, told_rates
 from pyflowx.decoded import Decoded, Problems, Protocol, Reason
 from pyflowx.sinks import Sink
 
@@ -23,6 +23,8 @@ DATAGRAM_OCTETS = 2048
 _FLOWS_OF_BATCH = 100  # at least; the first batches of a second give more
 _DATAGRAMS_OF_BATCH = 3
 _BATCHES = 64  # that may wait for a snapshot; then the oldest go
+_RATE_ROWS, _RATE_BATCHES, _RATE_EXPORTERS = 4, 8, 1000  # that are looked at for sampling rates
+_RATE_PAUSE_NS = 200_000_000
 _OCTETS, _PACKETS = (1, 85), (2, 86)  # the elements that count them: of a delta, in total
 
 
@@ -162,3 +164,38 @@ class RecentDatagrams:
 def _protocol(decoded: list[Decoded], row: int) -> str | None:
     found: Protocol | None = next((part.protocol for part in decoded if (part.messages.packet == row).any()), None)
     return found.name if found is not None else None
+
+
+class RecentRates:
+    """The sampling rates that records, or what they came in, tell; looked for in some records a few times a second.
+
+    ``rates``: exporter (16 octets) to (rate, ``record``, ``header`` (NetFlow v5) or ``sample`` (sFlow)).
+    """
+
+    def __init__(self) -> None:
+        self.rates: dict[bytes, tuple[int, str]] = {}
+        self._next_ns = 0
+        self._turn = 0
+
+    def add(self, packets: PacketBatch, decoded: list[Decoded]) -> None:
+        now_ns = int(packets.received_ns[-1])
+        if 0 <= self._next_ns - now_ns <= _RATE_PAUSE_NS:
+            return
+        self._next_ns = now_ns + _RATE_PAUSE_NS
+        self._turn += 1
+        for part in decoded:
+            flows = [batch for batch in part.flows if len(batch) and not batch.scope_count]
+            for batch in flows[:_RATE_BATCHES]:
+                self._look(part, batch)
+
+    def _look(self, part: Decoded, batch: FlowBatch) -> None:
+        step = max(1, len(batch) // _RATE_ROWS)
+        some = batch.take(np.arange(self._turn % step, len(batch), step)[:_RATE_ROWS])
+        source = _RATE_SOURCES.get(part.protocol, "record")
+        for message, rate in zip(some.message.tolist(), told_rates(some, part).tolist(), strict=True):
+            exporter = part.messages.exporter[message].tobytes()
+            if rate and (len(self.rates) < _RATE_EXPORTERS or exporter in self.rates):
+                self.rates[exporter] = rate, source
+
+
+_RATE_SOURCES = {Protocol.NETFLOW_V5: "header", Protocol.SFLOW_V5: "sample"}

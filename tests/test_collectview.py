@@ -12,6 +12,8 @@ from pyflowx import collectview, host
 from pyflowx.batch import V4_MAPPED, PacketBatch
 from pyflowx.collectview import OTHERS, CollectorView, address_text, flow_section
 from pyflowx.common import CommonBatch, CommonColumn
+from pyflowx.conversion import Conversion
+from pyflowx.conversion.sampling import parse_rates
 from pyflowx.counters import Counters
 from pyflowx.decoded import Reason
 from pyflowx.metrics import COLLECTOR
@@ -98,6 +100,60 @@ def test_templates_have_a_version(looked: Looked) -> None:
     second = looked.view.sections()["templates"]
     assert second.version != first.version
     assert json.loads(second.octets)[0]["fields"] == [[0, 2, "packetDeltaCount", 4]]
+
+
+def test_what_became_of_templates(looked: Looked) -> None:
+    ipfix = b"\0\x0a\0\x1c" + bytes(11) + b"\7" + TEMPLATE
+    looked.take(ipfix, ipfix, ipfix.replace(b"\0\1\0\4", b"\0\2\0\4"))
+    looked.take(b"\0\x0a\0\x18" + bytes(11) + b"\7" + b"\1\1\0\x08" + bytes(4))
+    snapshot = looked.snapshot()
+    assert snapshot["template_uses"] == [[10, 10, 0]]
+    key = {"exporter": "192.0.2.1", "version": 10, "domain": 7}
+    (redefined,) = snapshot["redefinitions"]
+    assert redefined == {
+        **key,
+        "id": 256,
+        "time_ns": 10,
+        "before": [[0, 1, "octetDeltaCount", 4]],
+        "after": [[0, 2, "packetDeltaCount", 4]],
+    }
+    assert snapshot["held_for"] == [{**key, "id": 257, "sets": 1, "oldest_ns": 10}]
+    assert snapshot["exporters"][0]["templates"] == 1
+    looked.take(ipfix.replace(b"\0\1\0\4", b"\0\2\0\4"))
+    assert looked.snapshot()["template_uses"] == [[10, 10, 1]]
+
+
+def test_redefinitions_are_bounded(looked: Looked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collectview, "TEMPLATE_FIELDS", 5)
+    ipfix = b"\0\x0a\0\x1c" + bytes(11) + b"\7" + TEMPLATE
+    for turn in range(100):
+        looked.take(ipfix.replace(b"\0\1\0\4", bytes([0, 1 + turn % 2, 0, 4])))
+    assert len(looked.decoder.templates.redefinitions) == 32 and looked.decoder.templates.redefined == 99
+    assert [row["after"][0][1] for row in looked.snapshot()["redefinitions"]] == [2, 1]
+
+
+def test_sampling_and_who_says_so(looked: Looked) -> None:
+    """NetFlow v5 in its header, options data, the user for a prefix."""
+    rates = Conversion(parse_rates(["192.0.2.3/32=7", "1"])).rates
+    looked.view.rates = rates
+    v5 = b"\0\5\0\1" + bytes(18) + b"\x40\x64" + bytes(48)
+    options = b"\0\3\0\x12\1\2\0\2\0\1\0\x95\0\4\0\x22\0\4" + b"\1\2\0\x0c" + bytes(4) + b"\0\0\3\xe8"
+    ipfix = b"\0\x0a\0\x2e" + bytes(11) + b"\7" + options
+    for last, datagram in ((1, v5), (2, ipfix), (3, v5), (4, netflow9(0))):
+        packets = PacketBatch.of([datagram], V4_MAPPED + bytes([192, 0, 2, last]), 9, 10**18 * last)
+        decoded, problems = looked.decoder.decode(packets, 10)
+        assert not len(problems)
+        looked.counters.add(packets, decoded, problems)
+        looked.view.recorded.add(packets, decoded)
+        for part in decoded:
+            rates.take_in(part)
+    found = {row["address"]: row["sampling"] for row in looked.snapshot()["exporters"]}
+    assert found == {
+        "192.0.2.1": {"rate": 100, "source": "header"},
+        "192.0.2.2": {"rate": 1000, "source": "options"},
+        "192.0.2.3": {"rate": 7, "source": "forced"},
+        "192.0.2.4": {"rate": 1, "source": "default"},
+    }
 
 
 def test_flows_are_cut_at_a_whole_row(monkeypatch: pytest.MonkeyPatch) -> None:

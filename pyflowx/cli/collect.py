@@ -92,6 +92,7 @@ def run(
         consume = consume_common(Tap(sink, seen), conversion, enrichments) if form == "common" else sink.write
         collector = stack.enter_context(closing(Collector(decoder, sink, consume)))
         view = CollectorView(collector.counters, decoder.templates, sink, tables=tables, log=LOG.lines, flows=seen)
+        view.rates = conversion.rates
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: on_signal(collector))
         stack.enter_context(decoding.templates_kept(collector, decoder, say))

@@ -147,6 +147,7 @@ def collecting(operation: Operation, collector: Collector, view: CollectorView, 
 
     def observe(*batch: Any) -> None:
         view.datagrams.add(*batch)
+        view.recorded.add(*batch[:2])
         if form == "raw":
             for decoded in batch[1]:
                 view.flows.add_decoded(decoded)

@@ -42,6 +42,7 @@ _RATES = frozenset((34, 50, 305, 306, 309, 310, 311))
 _WHOLE = bytes(4)  # Observation Domain 0, at the end of a domain's key
 HAVE_OPTIONS = frozenset((Protocol.NETFLOW_V9, Protocol.IPFIX))
 MAX_RATE = (1 << 32) - 1
+_MAX_LATEST = 1000  # exporters whose last rate is kept for viewers
 
 _Row = tuple[int, bytes, int, int, int]  # position, domain, kind, id, value
 
@@ -83,6 +84,7 @@ class Rates:
     def __init__(self, known: KnownRates | None = None) -> None:
         self.told = Told()
         self._known = known or KnownRates()
+        self._latest: dict[bytes, int] = {}  # exporter -> the rate that its options data told last
         self._has_whole = False  # whether anything was told by an Observation Domain 0
 
     def take_in(self, decoded: Decoded) -> tuple[Messages, Sampling]:
@@ -95,9 +97,25 @@ class Rates:
         rows.sort(key=lambda row: row[0])
         for position, domain, kind, id, value in rows:
             self.told.tell(domain, kind, id, value, position)
+            if kind != BOOT and (len(self._latest) < _MAX_LATEST or domain[:16] in self._latest):
+                self._latest[domain[:16]] = value
             self._has_whole |= domain.endswith(_WHOLE)
         call = _Call(self.told, self._known, decoded, self._has_whole and decoded.protocol is Protocol.IPFIX)
         return call.messages(decoded.messages), call.rates
+
+    def of(self, exporter: bytes, recorded: tuple[int, str] | None) -> tuple[int, str] | None:
+        """The rate of an exporter (16 octets) and who says so: ``forced``, where its records tell one ``recorded``,
+        then ``options`` or ``default``; None: nobody does. For viewers, of any thread."""
+        address = np.frombuffer(exporter, np.uint8)[None]
+        forced = [rate for network, rate in self._known.forced if _within(address, network)[0]]
+        if forced:
+            return forced[-1], "forced"
+        if recorded is not None:
+            return recorded
+        told = self._latest.get(exporter, 0)
+        if told:
+            return told, "options"
+        return (self._known.default, "default") if self._known.default else None
 
 
 class _Call:

@@ -75,6 +75,15 @@ class HeldData:
         self.released += len(found)
         return found
 
+    def waiting(self, limit: int) -> list[tuple[bytes, int, int]]:
+        """(Template key, Sets, when the oldest came in ns) of those that wait longest; for viewers, of any thread."""
+        found = []
+        for key, numbers in list(self._numbers.items())[:limit]:
+            first = self._by_number.get(next(iter(list(numbers)), -1))
+            if first is not None:
+                found.append((key, len(numbers), first[1].held_ns))
+        return found
+
     def expire(self, now_ns: int) -> None:
         """Give up what is too old."""
         while self._by_number:

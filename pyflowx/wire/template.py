@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import struct
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyflowx.batch import V4_MAPPED
 from pyflowx.decoded import TemplateRecord
@@ -53,6 +53,27 @@ class TemplateLimits:
     stale_ns: int = 3600 * 10**9
 
 
+@dataclass(slots=True)
+class TemplateUse:
+    """When a Template was first defined as it is now, when it was last sent, and how often it was sent again."""
+
+    defined_ns: int
+    refreshed_ns: int
+    refreshes: int = 0
+
+
+class Redefinition(NamedTuple):
+    """A Template whose fields became others; ``key`` is its key."""
+
+    key: bytes
+    time_ns: int
+    before: Layout
+    after: Layout
+
+
+_REDEFINITIONS = 32  # that are remembered, for viewers
+
+
 class _Exporter:
     __slots__ = ("fields", "keys")
 
@@ -75,7 +96,8 @@ class TemplateStore:
         self.held = HeldData(self.limits.held_octets_per_exporter, self.limits.held_octets, self.limits.held_age_ns)
         self.defined = self.redefined = self.withdrawn = self.expired = self.refused = 0
         self.type_information = 0  # Templates of RFC 5610 records there are
-        self._refreshed: OrderedDict[bytes, int] = OrderedDict()  # key -> ns, the oldest first
+        self.redefinitions: deque[Redefinition] = deque(maxlen=_REDEFINITIONS)
+        self._refreshed: OrderedDict[bytes, TemplateUse] = OrderedDict()  # the one not refreshed for longest first
         self._interned: dict[tuple[tuple[FieldSpecifier, ...], int], Layout] = {}
         self._fields = 0
         self._exporters: dict[bytes, _Exporter] = {}
@@ -105,7 +127,8 @@ class TemplateStore:
         """Add, refresh or redefine; False where a limit forbids it (an older one with this key is then gone)."""
         old = self.layouts.get(key)
         if old is not None and old.fields == record.fields and old.scope_count == record.scope_count:
-            self._refreshed[key] = now_ns
+            use = self._refreshed[key]
+            use.refreshed_ns, use.refreshes = now_ns, use.refreshes + 1
             self._refreshed.move_to_end(key)
             keys = self._exporters[key[:EXPORTER]].keys
             keys[key] = keys.pop(key)
@@ -120,7 +143,17 @@ class TemplateStore:
             self.defined += 1
         else:
             self.redefined += 1
+            self.redefinitions.append(Redefinition(key, now_ns, old, self.layouts[key]))
         return True
+
+    def use(self, key: bytes) -> TemplateUse | None:
+        """For viewers, of any thread; None: there is no such Template (any more)."""
+        return self._refreshed.get(key)
+
+    def count_of(self, exporter: bytes) -> int:
+        """How many Templates there are of an exporter."""
+        mine = self._exporters.get(exporter)
+        return 0 if mine is None else len(mine.keys)
 
     def withdraw(self, key: bytes, is_options: bool) -> bool:
         """Remove one Template; False where there is none of this kind."""
@@ -141,8 +174,8 @@ class TemplateStore:
         if not self.limits.timeout_ns:
             return
         while self._refreshed:
-            key, refreshed = next(iter(self._refreshed.items()))
-            if now_ns - refreshed <= self.limits.timeout_ns:
+            key, use = next(iter(self._refreshed.items()))
+            if now_ns - use.refreshed_ns <= self.limits.timeout_ns:
                 return
             self._remove(key)
             self.expired += 1
@@ -196,9 +229,10 @@ class TemplateStore:
                 FieldSpecifier(self.element(exporter, field.element.pen, field.element.id), field.length)
                 for field in layout.fields
             )
-            refreshed = self._refreshed[key]
+            use = self._refreshed[key]
             self._remove(key)
-            self._add(key, TemplateRecord(0, fields, layout.scope_count), refreshed)
+            self._add(key, TemplateRecord(0, fields, layout.scope_count), use.refreshed_ns)
+            self._refreshed[key] = use
             changed.append((key, layout))
         return changed
 
@@ -222,7 +256,7 @@ class TemplateStore:
     def _drop_stale(self, keys: Iterable[bytes], now_ns: int) -> bool:
         """Drop the first of these, the oldest, if it is stale."""
         oldest = next(iter(keys), None)
-        if oldest is None or now_ns - self._refreshed[oldest] <= self.limits.stale_ns:
+        if oldest is None or now_ns - self._refreshed[oldest].refreshed_ns <= self.limits.stale_ns:
             return False
         self._remove(oldest)
         self.expired += 1
@@ -239,7 +273,7 @@ class TemplateStore:
         exporter.keys[key] = None
         exporter.fields += len(layout.fields)
         self.layouts[key] = layout
-        self._refreshed[key] = now_ns
+        self._refreshed[key] = TemplateUse(now_ns, now_ns)
         self._domains.setdefault((key[:PREFIX], layout.scope_count > 0), {})[key] = None
         self.type_information += layout.is_type_information
 
@@ -270,7 +304,7 @@ class TemplateStore:
             return str(ipaddress.ip_address(four))
 
         templates = []
-        for key, refreshed_ns in self._refreshed.items():
+        for key, use in self._refreshed.items():
             exporter, version, domain, template_id = _KEY.unpack(key)
             layout = self.layouts[key]
             templates.append(
@@ -280,7 +314,7 @@ class TemplateStore:
                     "observation_domain_id": domain,
                     "template_id": template_id,
                     "scope_count": layout.scope_count,
-                    "refreshed_ns": refreshed_ns,
+                    "refreshed_ns": use.refreshed_ns,
                     "fields": [[field.element.pen, field.element.id, field.length] for field in layout.fields],
                 }
             )
