@@ -20,6 +20,9 @@ since 1970:
   passed meanwhile are counted in ``flows``, ``octets``, ``packets``.
 - ``datagrams``: some of the last second, those with problems first: ``octets`` in hex (the first 2048), ``problems``.
 - ``tables``: those of ``--enrich``. ``log``: the last lines, as [number, time_ns, level, message].
+- ``workers``: a row for each process of ``--workers``, none where there is one process: ``number``, ``pid`` (null: it
+  has died and is being started again), ``restarts``, ``datagrams``, ``flows``, ``cpu_seconds``, ``memory_octets``, of
+  its sockets ``queued``, ``limit``, ``dropped``.
 """
 
 from __future__ import annotations
@@ -190,28 +193,54 @@ class CollectorView:
             **self._template_sections(),
             "flows": Section(flow_section(*self.flows.take())),
             "datagrams": section([{**row, "exporter": address_text(row["exporter"])} for row in self.datagrams.take()]),
-            "tables": section([_table(table) for table in self.tables]),
+            "tables": section(self.table_rows()),
             "log": section([list(line) for line in self.log()]),
+            "workers": section(self.workers()),
         }
 
     def _template_sections(self) -> dict[str, Section]:
         store = self.templates
-        events = ("defined", "redefined", "withdrawn", "expired", "refused")
+        made = {name: section(*value) for name, value in self.template_values().items()}
+        counts = {"stored": len(store), **{name: getattr(store, name) for name in EVENTS}}
+        held = {name: getattr(store.held, name) for name in HELD}
+        return {**made, "template_counts": section(counts), "held": section(held)}
+
+    def template_values(self) -> dict[str, tuple[list[Any], object]]:
+        """Sections about single Templates: rows, and what changes with them (None: sent each time)."""
+        store = self.templates
         rows, keys = _templates(store)
         held = [{**_template_key(key), "sets": n, "oldest_ns": ns} for key, n, ns in store.held.waiting(HELD_FOR)]
         return {
-            "templates": section(rows, store.changes),
-            "template_uses": section([_use(store, key) for key in keys]),
-            "redefinitions": section(_redefinitions(store), store.redefined),
-            "template_counts": section({"stored": len(store), **{name: getattr(store, name) for name in events}}),
-            "held": section({name: getattr(store.held, name) for name in _HELD}),
-            "held_for": section(held),
+            "templates": (rows, store.changes),
+            "template_uses": ([_use(store, key) for key in keys], None),
+            "redefinitions": (_redefinitions(store), store.redefined),
+            "held_for": (held, None),
         }
+
+    def templates_of(self, exporter: bytes) -> int:
+        """How many it has."""
+        return self.templates.count_of(exporter)
+
+    def sampling_of(self, exporter: bytes) -> tuple[int, str] | None:
+        """Its rate and who says so."""
+        recorded = self.recorded.rates.get(exporter)
+        return self.rates.of(exporter, recorded) if self.rates is not None and exporter else recorded
+
+    def table_rows(self) -> list[dict[str, Any]]:
+        """The tables of ``--enrich``."""
+        return [_table(table) for table in self.tables]
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The processes of ``--workers``."""
+        return []
+
+    def usage(self) -> tuple[float, int]:
+        """Seconds of CPU, octets of memory."""
+        return cpu_seconds(), host.memory_octets()
 
     def _exporter(self, address: str, counts: ExporterCounts) -> dict[str, Any]:
         octets = octets_of(address) if address != OTHERS else b""
-        recorded = self.recorded.rates.get(octets)
-        found = self.rates.of(octets, recorded) if self.rates is not None and octets else recorded
+        found = self.sampling_of(octets)
         return {
             "address": address,
             "datagrams": counts.datagrams,
@@ -221,12 +250,13 @@ class CollectorView:
             "protocols": {protocol.name: slots_of(each) for protocol, each in list(counts.protocols.items())},
             "problems": _problems(counts.problems),
             "sampling": None if found is None else {"rate": found[0], "source": found[1]},
-            "templates": self.templates.count_of(octets),
+            "templates": self.templates_of(octets),
         }
 
     def _totals(self) -> dict[str, Any]:
         counters = self.counters
         protocols = {protocol.name: slots_of(counts) for protocol, counts in sorted(counters.protocols.items())}
+        seconds, memory = self.usage()
         return {
             "datagrams": counters.datagrams,
             "octets": counters.octets,
@@ -236,14 +266,15 @@ class CollectorView:
             "written_octets": self.sink.octets,
             "decode_seconds": counters.decode_seconds,
             "output_seconds": counters.output_seconds,
-            "cpu_seconds": cpu_seconds(),
-            "memory_octets": host.memory_octets(),
+            "cpu_seconds": seconds,
+            "memory_octets": memory,
             "protocols": protocols,
             "problems": _problems(counters.problems),
         }
 
 
-_HELD = ("sets", "octets", "released", "expired", "dropped")
+EVENTS = ("defined", "redefined", "withdrawn", "expired", "refused")  # of Templates
+HELD = ("sets", "octets", "released", "expired", "dropped")
 
 
 def cpu_seconds() -> float:

@@ -42,6 +42,15 @@ class ExporterCounts:
     last_ns: int = 0
     clock_skew_ns: int = 0
 
+    def merge(self, other: ExporterCounts) -> None:
+        """Add what another process counted."""
+        self.datagrams += other.datagrams
+        self.octets += other.octets
+        self.problems = self.problems + other.problems
+        _merge_protocols(self.protocols, other.protocols)
+        if other.last_ns >= self.last_ns:
+            self.last_ns, self.clock_skew_ns = other.last_ns, other.clock_skew_ns
+
 
 @dataclass(slots=True)
 class Counters:
@@ -73,6 +82,25 @@ class Counters:
         self._add_exporters(packets, problems)
         for part in decoded:
             self._add_part(part, problems)
+
+    def copy(self) -> Counters:
+        """What was counted until now, on its own; it can be read and merged, not added to."""
+        found = Counters()
+        found.merge(self)
+        return found
+
+    def merge(self, other: Counters) -> None:
+        """Add what another process counted. ``exporters`` and sequences are then as many as those of both."""
+        self.datagrams += other.datagrams
+        self.octets += other.octets
+        self.decode_seconds += other.decode_seconds
+        self.output_seconds += other.output_seconds
+        self.problems = self.problems + other.problems
+        _merge_protocols(self.protocols, other.protocols)
+        for address, counts in other.exporters.items():
+            self.exporters.setdefault(address, ExporterCounts()).merge(counts)
+        self.others.merge(other.others)
+        self.sequences.merge(other.sequences)
 
     def _exporter(self, address: bytes) -> ExporterCounts:
         counts = self.exporters.get(address)
@@ -119,6 +147,12 @@ class Counters:
             _add_to(counts.protocols.setdefault(part.protocol, ProtocolCounts()), [share[i] for share in shares])
             counts.clock_skew_ns = skew[i]
         self.sequences.add(part, problems, flows, options)
+
+
+def _merge_protocols(counts: dict[Protocol, ProtocolCounts], others: dict[Protocol, ProtocolCounts]) -> None:
+    for protocol, other in others.items():
+        numbers = [other.messages, other.flows, other.options, other.templates]
+        _add_to(counts.setdefault(protocol, ProtocolCounts()), numbers)
 
 
 def _add_to(counts: ProtocolCounts, numbers: list[int]) -> None:

@@ -85,8 +85,12 @@ def _interfaces(view: Any) -> list[Sample]:
     return [((name,), link.dropped) for name, link in view.interface_drops().items()]
 
 
-def _by_table(read: Callable[[Any], float]) -> Read:
-    return lambda view: [((table.enrichment.spec.name,), read(table)) for table in view.tables]
+def _by_table(name: str) -> Read:
+    return lambda view: [((row["source"],), row[name]) for row in view.table_rows()]
+
+
+def _by_worker(read: Callable[[dict[str, Any]], float]) -> Read:
+    return lambda view: [((str(row["number"]),), read(row)) for row in view.workers()]
 
 
 def _statistics(view: Any) -> list[Sample]:
@@ -115,6 +119,7 @@ def _build(view: Any) -> list[Sample]:
 
 # --- the rows --------------------------------------------------------------------------------------------------
 
+_W = ("worker",)
 _E, _EP, _EPD = ("exporter",), ("exporter", "protocol"), ("exporter", "protocol", "domain")
 
 _BOTH = (
@@ -170,11 +175,19 @@ COLLECTOR: tuple[Metric, ...] = (
     _count("rows_lost", _one(lambda v: v.sink.lost), "Rows that could not be written."),
     _count("octets_written", _one(lambda v: v.sink.octets), "Octets of output."),
     _count("files_written", _one(lambda v: getattr(v.sink, "files", 0)), "Files completed (those of a rotated tree)."),
-    _gauge("enrichment_rows", _by_table(lambda t: t.enrichment.table.rows), "Rows of a table.", "table"),
-    _count("enrichment_lookups", _by_table(lambda t: t.enrichment.looked_up), "Look-ups in a table.", "table"),
-    _count("enrichment_matches", _by_table(lambda t: t.enrichment.matched), "Look-ups that found.", "table"),
-    _count("enrichment_reloads", _by_table(lambda t: t.counts.reloads), "Times it was loaded again.", "table"),
-    _count("enrichment_reload_failures", _by_table(lambda t: t.counts.failures), "Times that failed.", "table"),
+    _gauge("enrichment_rows", _by_table("rows"), "Rows of a table.", "table"),
+    _count("enrichment_lookups", _by_table("looked_up"), "Look-ups in a table.", "table"),
+    _count("enrichment_matches", _by_table("matched"), "Look-ups that found.", "table"),
+    _count("enrichment_reloads", _by_table("reloads"), "Times it was loaded again.", "table"),
+    _count("enrichment_reload_failures", _by_table("failures"), "Times that failed.", "table"),
+    # processes of --workers
+    _gauge("worker_up", _by_worker(lambda w: w["pid"] is not None), "Whether it is running.", *_W),
+    _count("worker_restarts", _by_worker(lambda w: w["restarts"]), "Times it died and was started again.", *_W),
+    _count("worker_received_packets", _by_worker(lambda w: w["datagrams"]), "Datagrams that it received.", *_W),
+    _count("worker_flows", _by_worker(lambda w: w["flows"]), "Flow records that it decoded.", *_W),
+    _count("worker_cpu_seconds", _by_worker(lambda w: w["cpu_seconds"]), "CPU time that it took.", *_W),
+    _count("worker_socket_dropped_packets", _by_worker(lambda w: w["dropped"]), "Dropped as its buffer was full.", *_W),
+    _gauge("worker_socket_queue_octets", _by_worker(lambda w: w["queued"]), "Queued in its fullest buffer.", *_W),
 )
 
 EXPORTER: tuple[Metric, ...] = (

@@ -104,6 +104,13 @@ class RecentFlows:
             self._totals.octets += int(octets.sum())
             self._totals.packets += int(packets.sum())
 
+    def merge(self, batches: list[CommonBatch], totals: FlowTotals) -> None:
+        """Add what another process gave from :meth:`take`."""
+        self._batches.extend(batches)
+        self._totals.flows += totals.flows
+        self._totals.octets += totals.octets
+        self._totals.packets += totals.packets
+
     def take(self) -> tuple[list[CommonBatch], FlowTotals]:
         """What came since the last call, :data:`FLOWS` at most."""
         batches, totals = self._batches, self._totals
@@ -154,6 +161,10 @@ class RecentDatagrams:
                     "problems": [(offset, Reason(why).name) for packet, offset, why in found if packet == row],
                 }
             )
+
+    def merge(self, rows: list[dict[str, Any]]) -> None:
+        """Add what another process gave from :meth:`take`."""
+        self._rows.extend(rows)
 
     def take(self) -> list[dict[str, Any]]:
         """What came since the last call; ``exporter`` as 16 octets."""

@@ -86,6 +86,11 @@ class SequenceCounts:
     def lost(self) -> int:
         return self.missing - self.late
 
+    def merge(self, other: SequenceCounts) -> None:
+        """Add what another process counted."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
 
 @dataclass(slots=True)
 class _Sequence:
@@ -118,6 +123,12 @@ class Sequences:
         """The sum over all of them."""
         rows = [*self.counts.values(), self.others]
         return SequenceCounts(*(sum(getattr(row, name) for row in rows) for name in SequenceCounts.__slots__))
+
+    def merge(self, other: Sequences) -> None:
+        """Add what another process counted; its sequences are not followed here."""
+        for domain, counts in other.counts.items():
+            self.counts.setdefault(domain, SequenceCounts()).merge(counts)
+        self.others.merge(other.others)
 
     def add(self, decoded: Decoded, problems: Problems, flows: I64, options: I64) -> None:
         """Take in what was decoded of one protocol; ``flows``, ``options``: the Data Records of each Message."""

@@ -73,6 +73,13 @@ class Encoder(Generic[AnyBatch]):
         """The rows that are held back."""
         yield from ()
 
+    def note(self) -> Any:
+        """What the encoder that ends a file has to know of the piece with rows that this one gave last."""
+        return None
+
+    def adopt(self, rows: int, note: Any) -> None:
+        """A piece of another encoder of this kind was written next into the file that this one ends."""
+
     def end(self) -> Iterator[Piece]:
         """What completes a file; :meth:`flush` comes first, or what is held back is not in it."""
         yield from ()

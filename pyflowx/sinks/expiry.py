@@ -7,12 +7,13 @@ list is written anew when files have been removed.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -35,17 +36,30 @@ class Listed(NamedTuple):
 
 
 class FileList:
-    """The files of a tree that it wrote itself. Every method may raise OSError."""
+    """The files of a tree that it wrote itself. Processes may use it together. Every method may raise OSError."""
 
     def __init__(self, root: Path) -> None:
         self._path = root / LIST
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fd = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
     def add(self, start: int, begun: int, path: str) -> None:
+        with self._locked():
+            self._append(Listed(start, begun, path))
+
+    def _append(self, file: Listed) -> None:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
             size = os.fstat(fd).st_size
             broken = size > 0 and os.pread(fd, 1, size - 1) != b"\n"  # of a process that was killed
-            os.write(fd, b"\n" * broken + os.fsencode(str(Listed(start, begun, path))))
+            os.write(fd, b"\n" * broken + os.fsencode(str(file)))
         finally:
             os.close(fd)
 
@@ -58,7 +72,11 @@ class FileList:
         found = (_LINE.fullmatch(line) for line in lines)
         return [Listed(int(match[1]), int(match[2]), match[3]) for match in found if match and _is_inside(match[3])]
 
-    def replace(self, files: Iterable[Listed]) -> None:
+    def forget(self, gone: Collection[Listed]) -> None:
+        with self._locked():
+            self._replace(file for file in self.read() if file not in gone)
+
+    def _replace(self, files: Iterable[Listed]) -> None:
         new = self._path.with_name(f"{LIST}.{os.getpid()}")
         new.write_bytes(os.fsencode("".join(map(str, files))))
         new.replace(self._path)
@@ -118,8 +136,7 @@ class Expiry:
 
     def _forget(self, files: list[Listed]) -> None:
         if files:
-            gone = set(files)
-            self._files.replace(file for file in self._files.read() if file not in gone)
+            self._files.forget(set(files))
 
     def _is_removed(self, file: Listed) -> bool:
         """Remove a file, what a killed process left of it, and folders that become empty."""

@@ -21,13 +21,15 @@ class Layout:
     """Names of files by the start of their window, all in UTC.
 
     ``interval_s``: windows begin at multiples of it since 1970. ``level``: 0 no folders, 1 one a day, 2 then one an
-    hour, 3 then one for five minutes; ``hive``: folders called ``date=2026-11-05/hour=18/minute=30``.
+    hour, 3 then one for five minutes; ``hive``: folders called ``date=2026-11-05/hour=18/minute=30``. ``part``: behind
+    the time, what tells the files of several processes apart.
     """
 
     interval_s: int
     level: int = 0
     prefix: str = "flows-"
     hive: bool = False
+    part: str = ""
 
     def start_of(self, ns: int) -> int:
         """The start of the window that a time is in, in seconds since 1970."""
@@ -37,7 +39,8 @@ class Layout:
         """Of the file of a window, below the root of the tree."""
         folder = time.gmtime(start // (60 * _MINUTES) * 60 * _MINUTES)
         parts = [time.strftime(part, folder) for part in (_HIVE if self.hive else _FOLDERS)[: self.level]]
-        return "/".join([*parts, self.prefix + time.strftime(_NAME, time.gmtime(start)) + suffix])
+        name = self.prefix + time.strftime(_NAME, time.gmtime(start)) + self.part
+        return "/".join([*parts, name + suffix])
 
 
 class CommandLine:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Generic
+from typing import Any, Generic
 
 from pyflowx.errors import SinkError
-from pyflowx.sinks import AnyBatch, Encoder, Piece
+from pyflowx.sinks import AnyBatch, Data, Encoder, Piece
 from pyflowx.sinks.target import HiddenFile, ReaderGoneError, Target, size_of
 
 
@@ -26,11 +26,17 @@ class Output(Generic[AnyBatch]):
     def _begin(self) -> None:
         if self._target.is_empty:
             self._put(self._encoder.begin())
+            self._put(self._encoder.flush())
         else:
             self._target.check_beginning(b"".join(bytes(octets) for _, octets in self._encoder.begin()))
 
     def write(self, batch: AnyBatch) -> None:
         self._put(self._encoder.encode(batch))
+
+    def adopt(self, rows: int, data: Data, note: Any) -> None:
+        """A piece of another encoder of this kind (:class:`~pyflowx.sinks.handover.Handover`)."""
+        self._put(iter([(rows, data)]))
+        self._encoder.adopt(rows, note)
 
     def flush(self) -> None:
         if self._encoder.live:

@@ -38,6 +38,7 @@ class CommonParquet(Encoder[CommonBatch]):
         self._rows = 0  # in the row group
         self._offset = 0  # in the file
         self._groups: list[tuple[int, thrift.Value]] = []  # rows and RowGroup of those that are written
+        self._last: list[Chunk] = []  # of the row group that was given last, without their pages
 
     def begin(self) -> Iterator[Piece]:
         self._groups = []
@@ -70,10 +71,16 @@ class CommonParquet(Encoder[CommonBatch]):
             return
         rows, self._rows = self._rows, 0
         chunks = [column.finish() for column in self._columns]
-        group = self._describe(chunks, rows)
+        self._last = [chunk._replace(pages=[]) for chunk in chunks]
         yield rows, [page for chunk in chunks for page in chunk.pages]
-        self._groups.append((rows, group))  # it is in the file now
-        self._offset += sum(chunk.octets for chunk in chunks)
+        self.adopt(rows, self._last)  # it is in the file now
+
+    def note(self) -> list[Chunk]:
+        return self._last
+
+    def adopt(self, rows: int, note: list[Chunk]) -> None:
+        self._groups.append((rows, self._describe(note, rows)))
+        self._offset += sum(chunk.octets for chunk in note)
 
     def _describe(self, chunks: list[Chunk], rows: int) -> thrift.Value:
         """RowGroup."""

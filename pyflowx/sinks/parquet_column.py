@@ -116,11 +116,24 @@ class _Dictionary:
 
 
 class Chunk(NamedTuple):
-    """A column of a row group: its pages, and what the footer says of it but for its place."""
+    """A column of a row group: its pages, ``octets`` of which ``dictionary_octets`` are the dictionary's; what the
+    footer says of it but for its place."""
 
     pages: list[bytes]
     octets: int
-    metadata: Callable[[int], thrift.Value]  # from the offset of the first page to ColumnMetaData
+    dictionary_octets: int
+    described: dict[int, thrift.Value]
+    statistics: thrift.Value
+
+    def metadata(self, offset: int) -> thrift.Value:
+        """ColumnMetaData, from the offset of the first page."""
+        places = {
+            7: thrift.i64(self.octets),
+            9: thrift.i64(offset + self.dictionary_octets),
+            11: thrift.i64(offset) if self.dictionary_octets else None,
+            12: self.statistics,
+        }
+        return thrift.struct({**self.described, **places})
 
 
 class ColumnWriter:
@@ -269,27 +282,17 @@ class ColumnWriter:
             self._page(_DICTIONARY_PAGE, self._dictionary.count, _PLAIN, self._plain(keys))
         first_octets = sum(map(len, self._pages))
         pages = self._pages + data_pages
-        octets = sum(map(len, pages))
-        rows, size, encodings, statistics = self._rows, self._size, sorted(self._encodings), self._statistics()
-
-        def metadata(offset: int) -> thrift.Value:
-            return thrift.struct(
-                {
-                    1: thrift.i32(self.physical.type),
-                    2: thrift.items(thrift.i32(encoding) for encoding in encodings),
-                    3: thrift.items([thrift.binary(self.field.name)]),
-                    4: thrift.i32(self._codec),
-                    5: thrift.i64(rows),
-                    6: thrift.i64(size),
-                    7: thrift.i64(octets),
-                    9: thrift.i64(offset + first_octets),
-                    11: thrift.i64(offset) if first_octets else None,
-                    12: statistics,
-                }
-            )
-
+        described = {
+            1: thrift.i32(self.physical.type),
+            2: thrift.items(thrift.i32(encoding) for encoding in sorted(self._encodings)),
+            3: thrift.items([thrift.binary(self.field.name)]),
+            4: thrift.i32(self._codec),
+            5: thrift.i64(self._rows),
+            6: thrift.i64(self._size),
+        }
+        chunk = Chunk(pages, sum(map(len, pages)), first_octets, described, self._statistics())
         self._clear()
-        return Chunk(pages, octets, metadata)
+        return chunk
 
     def _statistics(self) -> thrift.Value:
         found: dict[int, thrift.Value | None] = {3: thrift.i64(self._nulls)}

@@ -134,7 +134,7 @@ def test_metrics_say_what_was_sent(collect: Callable[..., Running]) -> None:
     assert found["pyflowx_rows_written_total", ()] == 4
     assert found["process_resident_memory_bytes", ()] > 1 << 20
     names = {name for name, _ in found}
-    optional = {row.sample_name for row in COLLECTOR if row.labels == ("table",)}
+    optional = {row.sample_name for row in COLLECTOR if row.labels in (("table",), ("worker",))}
     assert {row.sample_name for row in COLLECTOR} - optional <= names
 
 
