@@ -185,14 +185,16 @@ class RecentRates:
 
     def __init__(self) -> None:
         self.rates: dict[bytes, tuple[int, str]] = {}
-        self._next_ns = 0
+        self._looked: dict[bytes, int] = {}  # the exporter at the end of a batch -> when, in ns
         self._turn = 0
 
     def add(self, packets: PacketBatch, decoded: list[Decoded]) -> None:
-        now_ns = int(packets.received_ns[-1])
-        if 0 <= self._next_ns - now_ns <= _RATE_PAUSE_NS:
+        now_ns, last = int(packets.received_ns[-1]), packets.exporter[-1].tobytes()
+        if 0 <= now_ns - self._looked.get(last, -_RATE_PAUSE_NS) < _RATE_PAUSE_NS:
             return
-        self._next_ns = now_ns + _RATE_PAUSE_NS
+        if len(self._looked) >= _RATE_EXPORTERS:
+            self._looked.clear()
+        self._looked[last] = now_ns
         self._turn += 1
         for part in decoded:
             flows = [batch for batch in part.flows if len(batch) and not batch.scope_count]
