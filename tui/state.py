@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
+
+from .store import FlowStore
 
 Snapshot = Mapping[str, Any]
 HISTORY = 600  # snapshots whose small sections are kept: ten minutes of a live feed
@@ -48,6 +50,7 @@ class State:
     snapshot: Snapshot = field(default_factory=dict)
     previous: Snapshot = field(default_factory=dict)
     history: deque[Snapshot] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    store: FlowStore = field(default_factory=FlowStore)
     received_ns: int = 0
     paused_ns: int = 0
 
@@ -56,10 +59,16 @@ class State:
         found = self.source.poll()
         for snapshot in found:
             self.previous, self.snapshot = self.snapshot, snapshot
+            if "flows" in snapshot:
+                self.store.add(snapshot["flows"], int(snapshot.get("time_ns", 0)))
             self.history.append({name: snapshot[name] for name in _KEPT if name in snapshot})
         if found:
             self.received_ns = time.time_ns()
         return bool(found)
+
+    def freeze(self) -> State:
+        """What is there now, which does not change any more."""
+        return replace(self, history=deque(self.history, HISTORY), store=self.store.freeze(), paused_ns=time.time_ns())
 
     @property
     def role(self) -> str:

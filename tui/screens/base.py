@@ -8,7 +8,7 @@ screens (filter, sort, group, export, copy) end in the methods here; a screen na
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,6 +16,8 @@ import numpy.typing as npt
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
+from ..columns import Labels
+from ..names import Names
 from ..state import State
 from ..table import ColumnSpec, Order, Rows, Table, Values, take
 
@@ -23,7 +25,9 @@ from ..table import ColumnSpec, Order, Rows, Table, Values, take
 class Query(Protocol):
     """A filter that has been understood (:class:`pyflowx_tui.query.Query`)."""
 
-    def mask(self, columns: Mapping[str, Any], /) -> npt.NDArray[np.bool_]: ...
+    def mask(
+        self, columns: Mapping[str, Any], n: int | None = None, now_ns: int | None = None
+    ) -> npt.NDArray[np.bool_]: ...
 
 
 @dataclass(slots=True)
@@ -34,6 +38,11 @@ class Options:
     scaled: bool = False  # x: octets and packets times the sampling rate
     rates: bool = True  # r: per second, else since the start
     names: bool = False  # n: names of addresses and ports
+    resolver: Names = field(default_factory=Names)
+
+    def shape(self) -> tuple[bool, ...]:
+        """What columns depend on."""
+        return self.bits, self.scaled, self.rates, self.names
 
 
 class View(Vertical):
@@ -176,14 +185,31 @@ class TableView(View):
         return self.table.rows
 
 
+def _sortable(values: Any) -> npt.NDArray[Any]:
+    if isinstance(values, Labels):
+        return values.ranks()
+    if isinstance(values, np.ndarray) and values.ndim == 2:  # addresses: their two halves as numbers
+        halves = np.ascontiguousarray(values).view(">u8").astype(np.uint64)
+        return _dense(halves)
+    return np.asarray(values)
+
+
+def _dense(halves: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+    """Ranks in which equal rows are equal."""
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    sorted_ = halves[order]
+    steps = np.concatenate([[0], np.cumsum((sorted_[1:] != sorted_[:-1]).any(axis=1))])
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = steps
+    return ranks
+
+
 def sort_rows(columns: Mapping[str, Values], name: str, descending: bool, order: Order | None = None) -> Order:
     """Places of rows (all, or those of ``order``) by a column; rows that are equal stay as they were."""
     values: Any = columns[name]
     if order is not None:
         values = take(values, order)
-    if isinstance(values, np.ndarray) and values.ndim == 2:
-        values = np.ascontiguousarray(values).view(f"S{values.shape[1]}")[:, 0]
-    keys = np.asarray(values)
+    keys = _sortable(values)
     if descending:  # stable in both directions
         sorted_ = len(keys) - 1 - np.argsort(keys[::-1], kind="stable")[::-1]
     else:
