@@ -125,6 +125,11 @@ def dimensions(store: FlowStore) -> list[Dimension]:
     return [*DIMENSIONS, *added, *(each for each in others if not each.name.endswith("_ns"))]
 
 
+def is_dimension(name: str, store: FlowStore) -> bool:
+    """A column of enrichment is none before the first flow that has it."""
+    return name in _KNOWN or name in store.types
+
+
 def dimension_of(name: str, store: FlowStore) -> Dimension:
     """ConfigError names what there is."""
     if name in _KNOWN:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyflowx.common import CommonBatch
 from pyflowx.fill import CommonColumn
 from pyflowx.sinks import Encoder, Piece
 from pyflowx.sinks.cells import TextCells, null
 from pyflowx.sinks.rows import Cell, RowWriter, cell
-from pyflowx.sinks.schema import fields
+from pyflowx.sinks.schema import Field, fields
 
 
 def csv_value(label: str | int | float) -> bytes:
@@ -21,12 +21,12 @@ def csv_value(label: str | int | float) -> bytes:
 
 
 class CommonCsv(Encoder[CommonBatch]):
-    """Rows of flows; every row has every column."""
+    """Rows of flows; every row has every column. ``only``: these columns in place of those of the schema."""
 
     suffix = ".csv"
 
-    def __init__(self, extra: Mapping[str, str] | None = None) -> None:
-        self._fields = fields(extra)
+    def __init__(self, extra: Mapping[str, str] | None = None, *, only: Sequence[Field] | None = None) -> None:
+        self._fields = fields(extra) if only is None else tuple(only)
         self._writer = RowWriter(b"", b",", b"\n", nulls=True)
         self._cells = TextCells(csv_value, quoted=False)
 

@@ -6,14 +6,14 @@ in ns, UTC. A row group is encoded as its rows come and kept in memory until it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyflowx import __version__
 from pyflowx.common import CommonBatch
 from pyflowx.sinks import Encoder, Piece, thrift
 from pyflowx.sinks.compress import compressor
 from pyflowx.sinks.parquet_column import Chunk, ColumnWriter
-from pyflowx.sinks.schema import fields
+from pyflowx.sinks.schema import Field, fields
 from pyflowx.sinks.stage import Stage
 
 MAGIC = b"PAR1"
@@ -24,14 +24,22 @@ _ORDERED_BY_TYPE = thrift.struct({1: thrift.struct({})})  # ColumnOrder
 
 
 class CommonParquet(Encoder[CommonBatch]):
-    """Row groups of flows. ``compress``: zstd, gzip or none, of the pages."""
+    """Row groups of flows. ``compress``: zstd, gzip or none, of the pages. ``only``: these columns in place of those
+    of the schema."""
 
     suffix = ".parquet"
     appends = False
     live = False
 
-    def __init__(self, extra: Mapping[str, str] | None = None, *, binary: bool = False, compress: str = "zstd") -> None:
-        self._fields = fields(extra)
+    def __init__(
+        self,
+        extra: Mapping[str, str] | None = None,
+        *,
+        binary: bool = False,
+        compress: str = "zstd",
+        only: Sequence[Field] | None = None,
+    ) -> None:
+        self._fields = fields(extra) if only is None else tuple(only)
         method = compressor(compress)
         self._columns = [ColumnWriter(field, binary, _CODECS[compress], method) for field in self._fields]
         self._stage = Stage(self._fields, _PAGE_ROWS, large=_PAGE_ROWS // 2)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
+from .. import export
 from ..columns import Labels
 from ..names import Names
 from ..state import State
@@ -74,8 +75,12 @@ class View(Vertical):
     # -- what the keys of all screens do ---------------------------------------------------------------------------
 
     def names(self) -> Sequence[str]:
-        """The columns that a filter may name, and that can be sorted by."""
+        """The columns that can be sorted by."""
         return ()
+
+    def filter_names(self) -> Sequence[str]:
+        """The columns that a filter may name."""
+        return self.names()
 
     def set_query(self, text: str, query: Query | None) -> None:
         """Show only what the filter lets through; None: everything."""
@@ -105,6 +110,14 @@ class View(Vertical):
     def export_columns(self) -> Any:
         """What ``e`` writes: a list of :class:`pyflowx.common.CommonBatch`, or a :class:`Rows` and its specs."""
         return None
+
+    def exported_specs(self) -> Sequence[ColumnSpec]:
+        """The columns of what is exported, where it is a :class:`Rows`."""
+        return ()
+
+    def command(self, options: Sequence[str], form: str, path: str) -> str:
+        """The command line that writes the same; ``options`` say where from."""
+        return export.command(options, form, query=self.query_text)
 
     def copied(self) -> str:
         """What ``y`` copies."""
@@ -183,6 +196,9 @@ class TableView(View):
 
     def export_columns(self) -> Any:
         return self.table.rows
+
+    def exported_specs(self) -> Sequence[ColumnSpec]:
+        return self.table.specs
 
 
 def _sortable(values: Any) -> npt.NDArray[Any]:

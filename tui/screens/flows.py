@@ -184,11 +184,11 @@ class FlowsView(TableView):
         return pairs.first
 
     def names(self) -> Sequence[str]:
-        store = self.state.store if self.state else None
-        return [
-            *(store.names() if store else ()),
-            *(spec.name for spec in self.table.specs if spec.name not in (store.types if store else ())),
-        ]
+        shown = [spec.name for spec in self.table.specs if spec.name != "minute"]
+        return list(dict.fromkeys([*shown, *(self.state.store.names() if self.state else ())]))
+
+    def filter_names(self) -> Sequence[str]:
+        return list(self.state.store.types) if self.state else ()
 
     def toggle_pairs(self) -> None:
         """``b``."""

@@ -8,16 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 from textual.app import ComposeResult
+from textual.content import Content
 from textual.message import Message
 from textual.widgets import Static
 
-from .. import cells
-from ..grouping import MOST, Dimension, Groups, dimension_of, dimensions, group
+from .. import cells, export
+from ..grouping import MOST, Dimension, Groups, dimension_of, dimensions, group, is_dimension
 from ..state import State
 from ..store import FlowStore
 from ..table import ColumnSpec, Order, Rows, Table, Values, take
 from ..text import count
-from .base import Options, TableView
+from .base import Options, TableView, sort_rows
 
 BY = ("src_addr",)
 _SPARK = 15
@@ -89,7 +90,7 @@ class TopView(TableView):
 
     def rows(self, state: State) -> Rows:
         store = state.store
-        by = [dimension_of(name, store) for name in self.by if name in store.types or name not in store.extra()]
+        by = [dimension_of(name, store) for name in self.by if is_dimension(name, store)]
         self._lay_out(by)
         chosen: Order | None = None
         if self.parsed is not None and len(store):
@@ -115,8 +116,6 @@ class TopView(TableView):
         return Rows(columns, groups.keys)
 
     def order_of(self, rows: Rows) -> Order | None:
-        from .base import sort_rows
-
         if self._sort is None or not len(rows):
             return None
         name = self._sort[0] if self._sort[0] in rows.columns and self._sort[0] != "minute" else "rate"
@@ -126,12 +125,15 @@ class TopView(TableView):
         found = store.rates(of) if self.options.rates else store.own(of)
         return groups.sum(found if weights is None else found * weights)
 
-    def _summary(self, store: FlowStore, groups: Groups) -> str:
+    def _summary(self, store: FlowStore, groups: Groups) -> Content:
         told, passed = store.told["octets"], store.totals["octets"]
-        by = " × ".join(each.title for each in groups.by)
-        line = f" [b]{by}[/b]  {count(len(groups))} groups of {count(len(groups.rows))} flows"
+        title = ", ".join(each.title for each in groups.by)
+        line = Content.assemble(
+            " ", (title, "bold $text-primary"), f"  {count(len(groups))} groups of {count(len(groups.rows))} flows"
+        )
         if passed:
-            line += f"  [dim]the feed told {100 * min(1.0, told / passed):.0f}% of all octets[/dim]"
+            share = 100 * min(1.0, told / passed)
+            line = Content.assemble(line, (f"  the feed told {share:.0f}% of all octets", "$text-muted"))
         return line
 
     def names(self) -> Sequence[str]:
@@ -141,6 +143,9 @@ class TopView(TableView):
         return list(self.state.store.types) if self.state else ()
 
     # -- groups ------------------------------------------------------------------------------------------------------
+
+    def command(self, options: Sequence[str], form: str, path: str) -> str:
+        return export.command(options, form, by=self.by, query=self.query_text)
 
     def choices(self) -> list[tuple[str, str]]:
         """(name, title) of what can be grouped by."""
@@ -166,7 +171,7 @@ class TopView(TableView):
 
 def _some(render: cells.Render) -> cells.Render:
     """Where there is nothing, a dash: a group without a name is a group too."""
-    return lambda values: [text or "–" for text in render(values)]
+    return lambda values: [text or "-" for text in render(values)]
 
 
 class Minutes:
