@@ -48,7 +48,7 @@ POLL_S = 0.1
 # action, keys, what it says in the footer and help, in the footer
 _KEYS: tuple[tuple[str, str, str, bool], ...] = (
     ("filter", "slash", "Filter", True),
-    ("sort", "s", "Sort by", True),
+    ("sort", "s", "Sort", True),
     ("reverse", "S", "Sort the other way", False),
     ("group", "g", "Group", True),
     ("pairs", "b", "Pairs", True),
@@ -123,7 +123,7 @@ class PyflowxApp(App[None]):
         return self.views[str(self.screen_stack[0].query_one(ContentSwitcher).current)]
 
     def compose(self) -> ComposeResult:
-        yield Static(id="top")
+        yield Static(id="screens")
         yield Static(id="sources")
         yield Static(id="banner")
         with ContentSwitcher(initial=next(iter(self.views))):
@@ -155,7 +155,7 @@ class PyflowxApp(App[None]):
         """The lines around the view."""
         base = self.screen_stack[0]
         view, state = self.view, self.state
-        base.query_one("#top", Static).update(chrome.screens(self.views.values(), view, self.size.width))
+        base.query_one("#screens", Static).update(chrome.screens(self.views.values(), view, self.size.width))
         if len(self.states) > 1:
             base.query_one("#sources", Static).update(chrome.sources(self.states, self.current))
         banner = chrome.banner(self.states[self.current], state.paused_ns, time.time_ns())

@@ -53,13 +53,19 @@ def protocols(values: Array) -> list[str]:
     return [protocol(value) for value in values.tolist()]
 
 
+def _unit_aligned(number: float) -> str:
+    """Digits stand below digits: a place is kept where there is no unit."""
+    found = text.count(number)
+    return f"{found} " if found[-1:].isdigit() else found
+
+
 def counts(values: Array) -> list[str]:
-    return [text.count(value) for value in values.tolist()]
+    return [_unit_aligned(value) for value in values.tolist()]
 
 
 def rates(values: Array) -> list[str]:
-    """Rates; nothing where nothing passes, so that the eye finds what does."""
-    return [text.count(value) if value >= 0.05 else "·" for value in values.tolist()]
+    """Rates; a mere dot where nothing passes, so that the eye finds what does."""
+    return [_unit_aligned(value) if value >= 0.05 else "· " for value in values.tolist()]
 
 
 def octets(values: Array) -> list[str]:

@@ -12,7 +12,7 @@ from .screens.base import Options, View
 from .state import State
 
 _DOTS = {"live": ("●", "$text-success"), "connecting": ("○", "$text-warning"), "stalled": ("◐", "$text-warning")}
-_DOTS |= {"ended": ("■", "$text-muted"), "failed": ("✗", "$text-error")}
+_DOTS |= {"ended": ("■", "$foreground-muted"), "failed": ("✗", "$text-error")}
 
 
 class Banner(NamedTuple):
@@ -24,14 +24,17 @@ def screens(views: Iterable[View], shown: View, width: int) -> Content:
     """``1 Flows 2 Top ...``, each to be clicked; the numbers alone where there is no room."""
     views = list(views)
     gap = " " if width < 100 else "   "
-    full = sum(len(view.title) + 2 + len(gap) for view in views) <= width + len(gap)
+    full = sum(len(view.title) + 2 + len(gap) for view in views) + 2 <= width + len(gap)
     parts: list[Content] = []
     for view in views:
         name = view.title if full or view is shown else ""
         label = f"{view.key} {name}".rstrip()
-        style = "bold reverse" if view is shown else "$text-muted"
+        style = "bold $text on $primary" if view is shown else "$foreground-muted"
+        if view is shown:
+            parts.append(Content.styled(f" {label} ", style))
+            continue
         link = Content.from_markup(f"[@click=app.show('{view.title.lower()}')]$label[/]", label=label)
-        parts.append(link.stylize(style))
+        parts.append(link)
     return Content(gap).join(parts)
 
 
@@ -105,10 +108,7 @@ def _choices(view: View, options: Options) -> Content:
     parts: list[Content] = []
     if view.query_text:
         parts.append(Content.styled(f"/{text.clean(view.query_text, 40)}", "$text-accent"))
-    sorted_by = view.sorted_by()
-    if sorted_by is not None:
-        parts.append(Content(f"{'▼' if sorted_by[1] else '▲'}{text.clean(sorted_by[0], 24)}"))
     marks = [name for name, is_set in (("names", options.names), ("scaled", options.scaled)) if is_set]
     marks += ["rates" if options.rates else "totals"]
-    parts.append(Content.styled(" ".join(marks), "$text-muted"))
+    parts.append(Content.styled(" ".join(marks), "$foreground-muted"))
     return Content("  ").join([*parts, Content("")])

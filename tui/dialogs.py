@@ -74,7 +74,7 @@ class Picker(ModalScreen[tuple[str, ...]]):
     def _prompt(self, name: str, title: str) -> Content:
         mark = f"{self.chosen.index(name) + 1} " if name in self.chosen else "  "
         other = f"  {name}" if name != title else ""
-        return Content.assemble((mark, "bold $accent"), title, (other, "$text-muted"))
+        return Content.assemble((mark, "bold $accent"), title, (other, "$foreground-muted"))
 
     def _under(self) -> str:
         options = self.query_one(OptionList)
@@ -136,11 +136,11 @@ class DetailScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [BACK, Binding("y", "copy", "Copy", id="detail.copy")]
     SPECS: ClassVar[tuple[ColumnSpec, ...]] = (
         ColumnSpec("number", "No.", 5, align="right", style="dim"),
-        ColumnSpec("name", "Element", 26, min_width=16, flex=1, style="address"),
+        ColumnSpec("name", "Element", 28, min_width=25, flex=1, style="address"),
         ColumnSpec("length", "Len", 4, align="right", style="dim"),
-        ColumnSpec("octets", "Octets", 24, min_width=12, flex=1, style="dim"),
-        ColumnSpec("value", "Value", 24, min_width=15, flex=1, style="number"),
-        ColumnSpec("meaning", "Meaning", 26, min_width=12, flex=2, style="text"),
+        ColumnSpec("octets", "Octets", 23, min_width=11, flex=1, style="dim"),
+        ColumnSpec("value", "Value", 27, min_width=15, flex=1, style="number"),
+        ColumnSpec("meaning", "Meaning", 26, min_width=10, flex=2, style="text"),
     )
 
     def __init__(self, heading: str, lines: Sequence[tuple[str, str]], facts: Sequence[Fact], spark: str = "") -> None:
@@ -151,10 +151,11 @@ class DetailScreen(ModalScreen[None]):
         with Vertical(classes="dialog full"):
             yield Static(Content(self.heading), classes="heading")
             for title, value in self.lines:
-                yield Static(Content.assemble((f" {title:<8}", "$text-muted"), value))
+                yield Static(Content.assemble((f" {title:<8}", "$foreground-muted"), value))
             if self.spark:
-                yield Static(Content.assemble((" 60 s    ", "$text-muted"), (self.spark, "$accent")))
+                yield Static(Content.assemble((" 60 s    ", "$foreground-muted"), (self.spark, "$accent")))
             yield Table(self.SPECS)
+            yield Static(id="fact")
             yield Static(Content("y copies · Esc goes back"), classes="hint")
 
     def on_mount(self) -> None:
@@ -162,6 +163,14 @@ class DetailScreen(ModalScreen[None]):
         columns = {spec.name: [getattr(fact, spec.name) for fact in self.facts] for spec in self.SPECS}
         table.set_rows(Rows(columns, list(range(len(self.facts)))))
         table.focus()
+        self.watch(table, "cursor", self._show)
+
+    def _show(self, row: int) -> None:
+        """The fact under the cursor, whole."""
+        if row < len(self.facts):
+            fact = self.facts[row]
+            parts = [fact.value, *(part for part in (fact.octets, fact.meaning) if part)]
+            self.query_one("#fact", Static).update(Content.assemble((fact.name, "bold"), " = ", "  ·  ".join(parts)))
 
     def action_copy(self) -> None:
         lines = [self.heading, *(f"{title}: {value}" for title, value in self.lines)]

@@ -118,14 +118,14 @@ class FilterBar(Vertical):
         if self._found:
             first = max(0, self._chosen - _SHOWN + 1)
             words = [
-                (f" {word} ", "reverse" if at == self._chosen else "$text-muted")
+                (f" {word} ", "reverse" if at == self._chosen else "$foreground-muted")
                 for at, word in enumerate(self._found[first : first + _SHOWN], first)
             ]
             more = len(self._found) - first - _SHOWN
-            return Content.assemble("  ", *words, (f" +{more}" if more > 0 else "", "$text-muted"))
+            return Content.assemble("  ", *words, (f" +{more}" if more > 0 else "", "$foreground-muted"))
         if error is not None:
             return Content.assemble((" " * (2 + error.position) + "^ ", "$text-error"), (error.message, "$text-error"))
-        return Content.styled("  Enter filters · Tab completes · ↑ earlier ones · Esc leaves", "$text-muted")
+        return Content.styled("  Enter filters · Tab completes · ↑ earlier ones · Esc leaves", "$foreground-muted")
 
     @on(Key)
     def key_pressed(self, event: Key) -> None:

@@ -62,7 +62,7 @@ class ColumnSpec:
     help: str = ""
 
 
-STYLES = ("text", "dim", "number", "address", "accent", "good", "warn", "bad", "bar", "head")
+STYLES = ("text", "dim", "number", "address", "accent", "good", "warn", "bad", "bar", "spark", "head")
 
 
 @dataclass(slots=True)
@@ -119,16 +119,17 @@ class Table(ScrollView, can_focus=True):
     DEFAULT_CSS = """
     Table {
         background: $background; color: $foreground; height: 1fr; overflow-x: auto; overflow-y: scroll;
-        scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1;
+        scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0;
         & > .table--text { color: $foreground; }
-        & > .table--dim { color: $text-muted; }
+        & > .table--dim { color: $foreground-muted; }
         & > .table--number { color: $foreground; }
         & > .table--address { color: $text-primary; }
         & > .table--accent { color: $text-accent; }
         & > .table--good { color: $text-success; }
         & > .table--warn { color: $text-warning; }
         & > .table--bad { color: $text-error; text-style: bold; }
-        & > .table--bar { color: $secondary; }
+        & > .table--bar { color: $primary; }
+        & > .table--spark { color: $text-success; }
         & > .table--head { color: $text-accent; text-style: bold; }
         & > .table--header { background: $panel; color: $foreground; text-style: bold; }
         & > .table--sorted { background: $panel; color: $text-accent; text-style: bold; }
@@ -305,7 +306,12 @@ class Table(ScrollView, can_focus=True):
             by, descending = self.sorted_by or ("", False)
             mark = ("▼" if descending else "▲") if spec.name == by else ""
             cells.append((spec.title + mark, self._style("sorted" if mark else "header")))
-        return self._line(cells, self._style("header"), False)
+        strip = self._line(cells, self._style("header"), False)
+        if self.virtual_size.width - self.scroll_offset.x > self.size.width:  # there are columns further right
+            last = self.size.width - self.styles.scrollbar_size_vertical - 1
+            more = Strip([Segment("›", self._style("sorted"))])  # noqa: RUF001
+            strip = Strip.join([strip.crop(0, last), more, strip.crop(last + 1)])
+        return strip
 
     def _line(self, cells: list[tuple[str, Style]], ground: Style, override: bool) -> Strip:
         """Cells to a line as wide as the table; ``override``: the ground's colours win (the cursor)."""

@@ -120,7 +120,7 @@ class FlowsView(TableView):
         unit = "b" if options.bits else "B"
         render = cells.rates if options.rates else cells.counts
         sums = f"{unit}/s" if options.rates else ("bits" if options.bits else "octets")
-        spark = ColumnSpec("minute", "60 s", 15, render=cells.sparklines(15), style="bar")
+        spark = ColumnSpec("minute", "60 s", 15, render=cells.sparklines(15), style="spark")
         tail = [ColumnSpec("age", "Last", 6, align="right", render=cells.ages, style="dim")]
         if self.size.width >= 100:
             tail += [spark, ColumnSpec("records", "Records", 7, align="right", render=cells.counts, style="dim")]

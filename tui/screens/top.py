@@ -73,7 +73,7 @@ class TopView(TableView):
             ColumnSpec("percent", "%", 6, align="right", render=cells.shares, style="number"),
             ColumnSpec("packet_rate", counted, 7, align="right", render=render, style="dim"),
             ColumnSpec("flows", "Flows", 6, align="right", render=cells.counts, style="dim"),
-            ColumnSpec("minute", "60 s", _SPARK, render=cells.sparklines(_SPARK), style="accent"),
+            ColumnSpec("minute", "60 s", _SPARK, render=cells.sparklines(_SPARK), style="spark"),
         ]
         self.table.set_specs(specs, 0)
 
@@ -133,7 +133,7 @@ class TopView(TableView):
         )
         if passed:
             share = 100 * min(1.0, told / passed)
-            line = Content.assemble(line, (f"  the feed told {share:.0f}% of all octets", "$text-muted"))
+            line = Content.assemble(line, (f"  the feed told {share:.0f}% of all octets", "$foreground-muted"))
         return line
 
     def names(self) -> Sequence[str]:
