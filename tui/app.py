@@ -74,7 +74,8 @@ _SUPPORTED |= {"export": "export", "copy": "copy"}
 class PyflowxApp(App[None]):
     """``sources``: one a tab, at least one. They are closed when the application ends.
 
-    ``now``: the time in ns since 1970; ``clock`` says how old a snapshot is by it.
+    ``history``: the file of filters. ``connect``: the options that say where the flows come from, for command lines.
+    ``screen``: the first to be seen. ``filter``: of flows, right at the beginning.
     """
 
     TITLE = "pyflowx"
@@ -98,6 +99,8 @@ class PyflowxApp(App[None]):
         *,
         history: Path | None = None,
         connect: Sequence[str] = (),
+        screen: str = "flows",
+        filter: str = "",
     ) -> None:
         super().__init__()
         self.options = Options()
@@ -109,6 +112,7 @@ class PyflowxApp(App[None]):
         self.views = {view.title.lower(): view(self.options) for view in VIEWS}
         self.filter_bar = FilterBar(History(history))
         self._came_from: str | None = None
+        self._first, self._first_filter = screen, filter
 
     # -- what is shown -----------------------------------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class PyflowxApp(App[None]):
         yield Static(id="screens")
         yield Static(id="sources")
         yield Static(id="banner")
-        with ContentSwitcher(initial=next(iter(self.views))):
+        with ContentSwitcher(initial=self._first):
             yield from self.views.values()
         yield self.filter_bar
         yield Static(id="status")
@@ -134,6 +138,8 @@ class PyflowxApp(App[None]):
 
     def on_mount(self) -> None:
         self.theme = self.settings.theme if self.settings.theme in self.available_themes else suitable_theme()
+        if self.settings.theme and self.theme != self.settings.theme:
+            self.notify(f"There is no theme {self.settings.theme}; t shows which there are", severity="warning")
         if self.settings.keys:
             self.set_keymap(dict(self.settings.keys))
         self.query_one("#sources").display = len(self.states) > 1
@@ -142,7 +148,16 @@ class PyflowxApp(App[None]):
 
     def _begin(self) -> None:
         self.poll()
+        if self._first_filter:
+            self._filter_all(self._first_filter)
         self.view.focus_first()
+
+    def _filter_all(self, text: str) -> None:
+        """Flows and groups of flows have the same columns."""
+        for view in self.views.values():
+            if isinstance(view, FlowsView | TopView):
+                view.set_query(text, Query.parse(text))
+        self.again()
 
     def poll(self) -> None:
         """Take what the sources have; show it, unless the view stands still."""

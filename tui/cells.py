@@ -27,6 +27,18 @@ def addresses(values: Array) -> list[str]:
     return [address_text(row.tobytes()) for row in values]
 
 
+def short(address: str, width: int) -> str:
+    """An address in so many cells: of a long one the middle is left out, for both its ends tell more."""
+    if len(address) <= width:
+        return address
+    head = width // 2
+    return f"{address[:head]}…{address[len(address) - (width - head - 1) :]}"
+
+
+def short_addresses(width: int) -> Render:
+    return lambda values: [short(address_text(row.tobytes()), width) for row in values]
+
+
 def named(names: Names) -> Render:
     """Addresses as names where there is one."""
     return lambda values: names.addresses([row.tobytes() for row in values])

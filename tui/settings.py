@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pyflowx.errors import ConfigError
@@ -28,6 +28,9 @@ class Settings:
 
     keys: Mapping[str, str] = field(default_factory=dict)
     theme: str = ""
+
+    def with_theme(self, theme: str) -> Settings:
+        return replace(self, theme=theme)
 
     @classmethod
     def read(cls, path: Path | None = None) -> Settings:

@@ -22,6 +22,7 @@ VERBS = {
     "export": "Meter an interface in the kernel; send IPFIX.",
     "generate": "Send made-up flows to load a collector.",
     "schema": "Print the columns of flows, or their protobuf schema.",
+    "tui": "Watch flows in the terminal.",
 }
 
 EPILOG = """
@@ -30,6 +31,7 @@ Examples:
   sudo pyflowx export -i eth0 -H 192.0.2.10 -p 4739
   pyflowx collect -p 9995 -f common
   pyflowx generate -p 9995 -r 1000 -n 10000
+  pyflowx tui
 """
 
 SETTINGS = {

@@ -42,6 +42,7 @@ _SPECIAL: Mapping[str, tuple[int, str, cells.Render, str]] = {
     "bytes": (8, "right", cells.octets, "number"),
     "packets": (7, "right", cells.counts, "number"),
 }
+_WIDE = 100  # cells from which on there is a sparkline
 _NUMBER = (6, "right", cells.numbers, "number")
 
 
@@ -97,7 +98,8 @@ class FlowsView(TableView):
         if shape == self._shape:
             return
         self._shape = shape
-        room = 15 if wide < 100 else 24 if wide < 150 else 39
+        spark = 16 if wide >= _WIDE else 0
+        room = min(39, max(15, (wide - 44 - spark) // 2))
         address = min(room, 24) if options.names else room if store.has_ipv6 else 15
         first = [self._address(spec_of(name, store.types[name]), address) for name in FIRST]
         others = [
@@ -109,7 +111,7 @@ class FlowsView(TableView):
 
     def _address(self, spec: ColumnSpec, width: int) -> ColumnSpec:
         if spec.render is cells.addresses:
-            render = cells.named(self.options.resolver) if self.options.names else spec.render
+            render = cells.named(self.options.resolver) if self.options.names else cells.short_addresses(width)
             return replace(spec, width=width, render=render)
         if spec.name.endswith("_port") and self.options.names:
             return replace(spec, width=8, render=cells.services)
@@ -122,7 +124,7 @@ class FlowsView(TableView):
         sums = f"{unit}/s" if options.rates else ("bits" if options.bits else "octets")
         spark = ColumnSpec("minute", "60 s", 15, render=cells.sparklines(15), style="spark")
         tail = [ColumnSpec("age", "Last", 6, align="right", render=cells.ages, style="dim")]
-        if self.size.width >= 100:
+        if self.size.width >= _WIDE:
             tail += [spark, ColumnSpec("records", "Records", 7, align="right", render=cells.counts, style="dim")]
         if self.pairs:
             return [

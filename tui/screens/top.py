@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -65,8 +64,8 @@ class TopView(TableView):
         sums = f"{unit}/s" if options.rates else ("bits" if options.bits else "octets")
         counted = "pkt/s" if options.rates else "packets"
         render = cells.rates if options.rates else cells.counts
-        bar = max(8, min(40, wide - 45 - sum(each.width for each in by)))
-        specs = [self._of(each, 12 if wide < 100 else 16) for each in by]
+        bar = max(8, wide - 57 - sum(self._width(each) + 1 for each in by))
+        specs = [self._of(each) for each in by]
         specs += [
             ColumnSpec("rate", sums, 7, align="right", render=render, style="number"),
             ColumnSpec("share", "Share", bar, min_width=6, render=cells.bars(bar), style="bar"),
@@ -77,14 +76,19 @@ class TopView(TableView):
         ]
         self.table.set_specs(specs, 0)
 
-    def _of(self, dimension: Dimension, least: int) -> ColumnSpec:
-        render = dimension.render
-        if self.options.names and render is cells.addresses:
-            render = cells.named(self.options.resolver)
+    def _width(self, dimension: Dimension) -> int:
+        """Of a column: an address takes more where there is room."""
+        if dimension.style != "address":
+            return dimension.width
+        return {80: 15, 120: 24}.get(next((most for most in (80, 120) if self.size.width <= most), 0), 40)
+
+    def _of(self, dimension: Dimension) -> ColumnSpec:
+        width, render = self._width(dimension), dimension.render
+        if render is cells.addresses:
+            render = cells.named(self.options.resolver) if self.options.names else cells.short_addresses(width)
         if self.options.names and dimension.name in ("service", "src_port", "dst_port"):
             render = cells.services
-        spec = ColumnSpec(dimension.name, dimension.title, dimension.width, 0, "left", _some(render), dimension.style)
-        return replace(spec, min_width=min(least, dimension.width), flex=1)
+        return ColumnSpec(dimension.name, dimension.title, width, 0, "left", _some(render), dimension.style)
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
@@ -106,7 +110,7 @@ class TopView(TableView):
         columns: dict[str, Values] = {each.name: groups.values(each, store) for each in by}
         columns |= {
             "rate": octets * 8 if self.options.bits else octets,
-            "share": share,
+            "share": share / max(float(share.max(initial=0)), 1e-9),  # the largest fills the column
             "percent": share,
             "packet_rate": packets,
             "flows": groups.flows,
