@@ -12,6 +12,7 @@ import numpy as np
 from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Static
 
@@ -112,6 +113,7 @@ class PyflowxApp(App[None]):
         self.views = {view.title.lower(): view(self.options) for view in VIEWS}
         self.filter_bar = FilterBar(History(history))
         self._came_from: str | None = None
+        self._lines: dict[str, object] = {}
         self._first, self._first_filter = screen, filter
 
     # -- what is shown -----------------------------------------------------------------------------------------------
@@ -162,25 +164,39 @@ class PyflowxApp(App[None]):
     def poll(self) -> None:
         """Take what the sources have; show it, unless the view stands still."""
         for place, state in enumerate(self.states):
-            if state.poll() and place == self.current and place not in self.frozen:
+            evicted = state.store.evicted
+            if not state.poll() or place != self.current or place in self.frozen:
+                continue
+            if state.store.evicted != evicted:  # rows have other places now: nothing may be drawn before
                 self.view.refresh_from(state)
+            else:  # a key that was pressed meanwhile goes first
+                self.call_later(self._show_news, state)
         self._chrome()
+
+    def _show_news(self, state: State) -> None:
+        if state is self.state:
+            self.view.refresh_from(state)
 
     def _chrome(self) -> None:
         """The lines around the view."""
-        base = self.screen_stack[0]
         view, state = self.view, self.state
-        base.query_one("#screens", Static).update(chrome.screens(self.views.values(), view, self.size.width))
+        self._line("screens", chrome.screens(self.views.values(), view, self.size.width))
         if len(self.states) > 1:
-            base.query_one("#sources", Static).update(chrome.sources(self.states, self.current))
+            self._line("sources", chrome.sources(self.states, self.current))
         banner = chrome.banner(self.states[self.current], state.paused_ns, time.time_ns())
-        line = base.query_one("#banner", Static)
+        line = self._line("banner", banner.text if banner is not None else Content(""))
         line.set_class(banner is not None, "-shown")
-        if banner is not None:
-            line.update(banner.text)
-            line.set_class(banner.kind == "bad", "-bad")
-            line.set_class(banner.kind == "paused", "-paused")
-        base.query_one("#status", Static).update(chrome.status(state, view, self.options, self.size.width))
+        for kind in ("bad", "paused"):
+            line.set_class(banner is not None and banner.kind == kind, f"-{kind}")
+        self._line("status", chrome.status(state, view, self.options, self.size.width))
+
+    def _line(self, name: str, content: Content) -> Static:
+        """A line of the chrome, drawn anew only where it says something else."""
+        line = self.screen_stack[0].query_one(f"#{name}", Static)
+        if self._lines.get(name) != (shown := (content.plain, tuple(content.spans))):
+            self._lines[name] = shown
+            line.update(content)
+        return line
 
     def again(self) -> None:
         """Show the same state anew, after something has been chosen."""

@@ -15,6 +15,7 @@ from pyflowx.errors import ConfigError
 from . import cells
 from .columns import Labels, address_text
 from .index import mix
+from .sorting import distinct
 from .store import FlowStore
 from .table import Values, take
 from .text import clean
@@ -185,7 +186,7 @@ def group(store: FlowStore, by: Sequence[Dimension], rows: Array | None = None) 
     for dimension in by:
         for part in _parts(take(dimension.values(store), chosen)):
             hashes = mix(hashes, part)
-    keys, first, codes = np.unique(hashes, return_index=True, return_inverse=True)
+    keys, first, codes = distinct(hashes)
     return Groups(tuple(by), chosen, codes, chosen[first], keys, np.bincount(codes, minlength=len(keys)))
 
 

@@ -240,6 +240,9 @@ class FlowStore:
         self._own["first_ns"][first:last] = self.time_ns
         self._own["pair"][first:last] = self._pairs({n: v[kept] for n, v in values.items()}, len(kept))
         self._next_id += len(kept)
+        for name in KEY:
+            if name in columns:
+                self._write(name, columns[name], values[name][kept], np.arange(first, last), kept)
 
     def _pairs(self, values: Mapping[str, Array], n: int) -> U64:
         """A hash that a flow and the flow back share."""
@@ -258,7 +261,8 @@ class FlowStore:
 
     def _update(self, values: Mapping[str, Array], columns: Mapping[str, CommonColumn], rows: I64, chosen: Any) -> None:
         for name, column in columns.items():
-            self._write(name, column, values[name], rows, chosen)
+            if name not in KEY:  # those have not changed
+                self._write(name, column, values[name], rows, chosen)
         self._own["last_ns"][rows] = self.time_ns
         np.add.at(self._own["records"], rows, np.uint64(1))
         step = self._step % STEPS

@@ -17,10 +17,10 @@ from textual.app import ComposeResult
 from textual.containers import Vertical
 
 from .. import export
-from ..columns import Labels
 from ..names import Names
+from ..sorting import sort_rows
 from ..state import State
-from ..table import ColumnSpec, Order, Rows, Table, Values, take
+from ..table import ColumnSpec, Order, Rows, Table, take
 
 
 class Query(Protocol):
@@ -199,36 +199,3 @@ class TableView(View):
 
     def exported_specs(self) -> Sequence[ColumnSpec]:
         return self.table.specs
-
-
-def _sortable(values: Any) -> npt.NDArray[Any]:
-    if isinstance(values, Labels):
-        return values.ranks()
-    if isinstance(values, np.ndarray) and values.ndim == 2:  # addresses: their two halves as numbers
-        halves = np.ascontiguousarray(values).view(">u8").astype(np.uint64)
-        return _dense(halves)
-    return np.asarray(values)
-
-
-def _dense(halves: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
-    """Ranks in which equal rows are equal."""
-    order = np.lexsort((halves[:, 1], halves[:, 0]))
-    sorted_ = halves[order]
-    steps = np.concatenate([[0], np.cumsum((sorted_[1:] != sorted_[:-1]).any(axis=1))])
-    ranks = np.empty(len(order), np.int64)
-    ranks[order] = steps
-    return ranks
-
-
-def sort_rows(columns: Mapping[str, Values], name: str, descending: bool, order: Order | None = None) -> Order:
-    """Places of rows (all, or those of ``order``) by a column; rows that are equal stay as they were."""
-    values: Any = columns[name]
-    if order is not None:
-        values = take(values, order)
-    keys = _sortable(values)
-    if descending:  # stable in both directions
-        sorted_ = len(keys) - 1 - np.argsort(keys[::-1], kind="stable")[::-1]
-    else:
-        sorted_ = np.argsort(keys, kind="stable")
-    found: Order = sorted_ if order is None else order[sorted_]
-    return found

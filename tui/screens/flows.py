@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .. import cells
+from ..sorting import argsort, sort_rows
 from ..state import State
 from ..store import FlowStore
 from ..table import ColumnSpec, Order, Rows, Values
-from .base import Options, TableView, sort_rows
+from .base import Options, TableView
 
 FIRST = ("src_addr", "src_port", "dst_addr", "dst_port", "proto")
 _TITLES = {
@@ -223,7 +224,8 @@ class Pairs:
     def __init__(self, store: FlowStore, chosen: Order | None) -> None:
         pair = store.own("pair")
         start = store.column("time_flow_start_ns")
-        self._order = np.lexsort((start, pair))
+        early = argsort(start)
+        self._order = early[argsort(pair[early])]
         sorted_ = pair[self._order]
         begins = np.flatnonzero(np.concatenate([[True], sorted_[1:] != sorted_[:-1]]))
         self._begins = begins

@@ -13,11 +13,12 @@ from textual.widgets import Static
 
 from .. import cells, export
 from ..grouping import MOST, Dimension, Groups, dimension_of, dimensions, group, is_dimension
+from ..sorting import sort_rows
 from ..state import State
 from ..store import FlowStore
 from ..table import ColumnSpec, Order, Rows, Table, Values, take
 from ..text import count
-from .base import Options, TableView, sort_rows
+from .base import Options, TableView
 
 BY = ("src_addr",)
 _SPARK = 15
