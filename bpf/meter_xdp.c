@@ -3,21 +3,8 @@
  * The Metering Process at XDP: frames as the driver receives them. Passes every frame on. A VLAN
  * tag that the hardware takes out of the frame (ethtool: rx-vlan-offload) is not seen here.
  */
+#include "xdp.h"
 #include "meter.h"
-
-/*
- * Linux 5.18: a frame may continue behind data_end. Asking costs as much as parsing, so that we ask
- * only where the IP length is not yet reached there, or is not known. (A trailer behind a packet
- * that continues there is not counted.)
- */
-static __always_inline __u32 whole_length(const struct cursor *cursor)
-{
-#ifdef XDP_FRAGS
-	return bpf_xdp_get_buff_len(cursor->context);
-#else
-	return cursor->length;
-#endif
-}
 
 #ifdef CLIP_LENGTH
 static __always_inline void copy_start(struct cursor *cursor, struct packet_sample *sample)
@@ -38,13 +25,7 @@ static __always_inline void copy_start(struct cursor *cursor, struct packet_samp
 
 int pyflowx_xdp(struct xdp_md *ctx)
 {
-	struct cursor cursor = {
-		.context = ctx,
-		.start = (void *)(long)ctx->data,
-		.pos = (void *)(long)ctx->data,
-		.end = (void *)(long)ctx->data_end,
-		.length = ctx->data_end - ctx->data,
-	};
+	struct cursor cursor = XDP_CURSOR(ctx);
 	enum statistic_slot slot;
 	struct packet packet;
 
@@ -52,6 +33,8 @@ int pyflowx_xdp(struct xdp_md *ctx)
 	slot = select_packet(&cursor, 0);
 	if (slot == STATISTIC_METERED)
 		slot = parse_frame(&cursor, &packet, 0);
+	/* We ask only where the IP length is not yet reached at data_end, or is not known. (A
+	 * trailer behind a packet that continues there is not counted.) */
 	if (slot != STATISTIC_METERED)
 		cursor.length = whole_length(&cursor);
 	packet.value.l2_octets = cursor.length;

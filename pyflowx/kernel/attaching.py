@@ -6,7 +6,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -33,30 +34,33 @@ class LinkChange(NamedTuple):
     message: str = ""
 
 
-class Hooks:
-    """``on_attach(ifindex, side)`` is called before a program sees the first packet, ``on_gone(ifindex)`` when it has
-    seen the last one of an interface that is no more."""
+class Hooks(ABC):
+    """A kind of programs at interfaces: which ones, and where, says :meth:`_put`."""
 
-    def __init__(
-        self,
-        config: MeterConfig,
-        programs: Programs,
-        on_attach: Callable[[int, str], None],
-        on_gone: Callable[[int], None],
-    ) -> None:
-        self._config, self._programs, self._on_attach, self._on_gone = config, programs, on_attach, on_gone
+    def __init__(self, interfaces: Iterable[str]) -> None:
+        self._interfaces = tuple(dict.fromkeys(interfaces))
         self._links: Links | None = None
         self._claims: dict[int, Claim] = {}
         self._used: dict[tuple[int, str], int] = {}  # (interface, side) -> program
         self._attached: dict[int, ExitStack] = {}  # by interface: what takes our programs off it
-        self._failed: dict[int, str] = {}  # why an interface is not metered
+        self._failed: dict[int, str] = {}  # why an interface has none
         self.attachments: list[Attachment] = []
+        self.links_changed = False
+        """Whether the last :meth:`watch` found any news."""
+
+    @abstractmethod
+    def _put(self, links: Links, undo: ExitStack, interface: str, ifindex: int) -> list[Attachment]:
+        """Attach to one interface; ``undo`` takes off what was attached. KernelError where that cannot be."""
+
+    @abstractmethod
+    def _gone(self, ifindex: int) -> None:
+        """The interface is no more, and its programs have seen their last packet."""
 
     def attach(self) -> None:
-        """Attach to all interfaces or, on an error, to none; removes left-overs of dead exporters first."""
+        """Attach to all interfaces or, on an error, to none; removes left-overs of dead processes first."""
         self._links = links = Links()
         try:
-            for interface in dict.fromkeys(self._config.interfaces):
+            for interface in self._interfaces:
                 self._attach_to(links, interface, links.index(interface))
         except BaseException:
             self.detach()
@@ -65,18 +69,19 @@ class Hooks:
     def watch(self) -> list[LinkChange]:
         """What has happened since the last call, repaired where that is possible. Does not wait."""
         links = self._links
-        if links is None or not links.changed():
+        self.links_changed = links is not None and links.changed()
+        if links is None or not self.links_changed:
             return []
         there = links.names()
         changes = []
         for ifindex in [ifindex for ifindex in self._attached if ifindex not in there]:
             changes.append(LinkChange(self._release(ifindex), ifindex, "gone"))
-            self._on_gone(ifindex)
+            self._gone(ifindex)
         bereft = self._bereft(links)
         for ifindex in bereft:
             self._release(ifindex)
         for ifindex, name in there.items():
-            if ifindex in bereft or (name in self._config.interfaces and ifindex not in self._attached):
+            if ifindex in bereft or (name in self._interfaces and ifindex not in self._attached):
                 changes.append(self._try(links, name, ifindex, "restored" if ifindex in bereft else "attached"))
         return [change for change in changes if self._is_new(change)]
 
@@ -121,25 +126,72 @@ class Hooks:
         return LinkChange(name, ifindex, event)
 
     def _attach_to(self, links: Links, interface: str, ifindex: int) -> None:
-        config = self._config
         links.remove_left_overs(ifindex)
+        with ExitStack() as undo:
+            found = self._put(links, undo, interface, ifindex)
+            self._attached[ifindex] = undo.pop_all()
+        self.attachments += found
+
+    def _put_xdp(
+        self, links: Links, undo: ExitStack, interface: str, ifindex: int, program: Program, generic: bool
+    ) -> tuple[str, str]:
+        """The hook, or none and why: native XDP, else with ``generic`` the kernel's own."""
+        hook = "xdp"
+        self._claim(ifindex, "ingress", program)
+        code = links.attach_xdp(ifindex, program, native=True)
+        if code and generic and code not in _XDP_BUSY:
+            code, hook = links.attach_xdp(ifindex, program, native=False), "xdp-generic"
+        attached = links.xdp(ifindex)
+        if not code and attached is not None:
+            undo.callback(links.detach_xdp, ifindex, program, attached[0])
+            return hook, ""
+        if attached is None:
+            return "", f"{interface} refuses an XDP program: {os.strerror(code)}"
+        return "", f"{describe(attached[1])} is attached at XDP of {interface}"
+
+    def _claim(self, ifindex: int, side: str, program: Program) -> int:
+        """Say to other processes that the program is in use; returns its id."""
+        program_id = program.info().id
+        self._used[ifindex, side] = program_id
+        if program_id not in self._claims:
+            self._claims[program_id] = Claim(program_id)
+        return program_id
+
+
+class MeterHooks(Hooks):
+    """``on_attach(ifindex, side)`` is called before a program sees the first packet, ``on_gone(ifindex)`` when it has
+    seen the last one of an interface that is no more."""
+
+    def __init__(
+        self,
+        config: MeterConfig,
+        programs: Programs,
+        on_attach: Callable[[int, str], None],
+        on_gone: Callable[[int], None],
+    ) -> None:
+        super().__init__(config.interfaces)
+        self._config, self._programs, self._on_attach, self._on_gone = config, programs, on_attach, on_gone
+
+    def _gone(self, ifindex: int) -> None:
+        self._on_gone(ifindex)
+
+    def _put(self, links: Links, undo: ExitStack, interface: str, ifindex: int) -> list[Attachment]:
+        config = self._config
         sides = [side for side in SIDES if config.direction in ("both", side)]
         if links.is_loopback(ifindex):
             sides = sides[:1]  # each packet passes both ways: once is enough
         found: list[Attachment] = []
-        with ExitStack() as undo:
-            for side in reversed(sides):  # XDP last: a link may come up anew with it, and the kernel then says hello
-                self._on_attach(ifindex, side)
-                hook, note = "", ""
-                if side == "ingress" and config.hook != "tc":
-                    hook, note = self._attach_xdp(links, undo, interface, ifindex)
-                if not hook:
-                    hook = self._attach_tc(links, undo, ifindex, side)
-                found.insert(0, Attachment(interface, ifindex, hook, side, note))
-            if config.promiscuous:
-                undo.callback(_receive_all(ifindex).close)
-            self._attached[ifindex] = undo.pop_all()
-        self.attachments += found
+        for side in reversed(sides):  # XDP last: a link may come up anew with it, and the kernel then says hello
+            self._on_attach(ifindex, side)
+            hook, note = "", ""
+            if side == "ingress" and config.hook != "tc":
+                hook, note = self._attach_xdp(links, undo, interface, ifindex)
+            if not hook:
+                hook = self._attach_tc(links, undo, ifindex, side)
+            found.insert(0, Attachment(interface, ifindex, hook, side, note))
+        if config.promiscuous:
+            undo.callback(_receive_all(ifindex).close)
+        return found
 
     def _attach_tc(self, links: Links, undo: ExitStack, ifindex: int, side: str) -> str:
         program = self._programs.load(side if links.is_ethernet(ifindex) else f"{side}_ip")
@@ -158,29 +210,11 @@ class Hooks:
             return "", ""
         if not forced and links.driver(ifindex) in _NOT_WORTH_XDP:
             return "", ""
-        program, hook = self._programs["xdp"], "xdp"
-        self._claim(ifindex, "ingress", program)
-        code = links.attach_xdp(ifindex, program, native=True)
-        if code and forced and code not in _XDP_BUSY:
-            code, hook = links.attach_xdp(ifindex, program, native=False), "xdp-generic"
-        attached = links.xdp(ifindex)
-        if not code and attached is not None:
-            undo.callback(links.detach_xdp, ifindex, program, attached[0])
-            return hook, ""
-        taken = f"{describe(attached[1])} is attached at XDP of {interface}" if attached is not None else ""
-        if not forced:
-            return "", taken
-        if taken:
-            raise KernelError(f"{taken}; detach it (ip link set dev {interface} xdp off) or use --hook tc")
-        raise KernelError(f"{interface} refuses an XDP program: {os.strerror(code)}; use --hook tc")
-
-    def _claim(self, ifindex: int, side: str, program: Program) -> int:
-        """Say to other exporters that the program is in use; returns its id."""
-        program_id = program.info().id
-        self._used[ifindex, side] = program_id
-        if program_id not in self._claims:
-            self._claims[program_id] = Claim(program_id)
-        return program_id
+        hook, reason = self._put_xdp(links, undo, interface, ifindex, self._programs["xdp"], generic=forced)
+        if hook or not forced:
+            return hook, reason if "is attached" in reason else ""
+        detach = f" detach it (ip link set dev {interface} xdp off) or" if "is attached" in reason else ""
+        raise KernelError(f"{reason};{detach} use --hook tc")
 
 
 def _receive_all(ifindex: int) -> socket.socket:

@@ -15,6 +15,7 @@ import socket
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from pyflowx.batch import V4_MAPPED
 from pyflowx.errors import ConfigError, KernelError
 from pyflowx.kernel.syscall import PRIVILEGE, TCX_EGRESS, TCX_INGRESS, Program, tcx_programs
 
@@ -23,7 +24,8 @@ _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of clsact, linux/pkt
 _TCX = {"ingress": TCX_INGRESS, "egress": TCX_EGRESS}
 _PRIORITY = 1  # the first; a new BPF filter comes before older ones of its priority
 _PREFIX = "pyflowx_"
-_LINK_NEWS, _TC_NEWS, _NEWS_LEN = 1, 8, 1 << 16  # RTMGRP_LINK, RTMGRP_TC
+_NEWS = 1 | 8 | 0x10 | 0x100  # RTMGRP_LINK, _TC, _IPV4_IFADDR, _IPV6_IFADDR
+_NEWS_LEN = 1 << 16
 _ETHERNET_TYPES = (1, 772)  # ARPHRD_ETHER, ARPHRD_LOOPBACK, linux/if_arp.h
 # PPP, RAWIP, TUNNEL, TUNNEL6, SIT, IPGRE, IP6GRE, NONE (tun, WireGuard): what programs see begins with the IP header
 _IP_TYPES = (512, 519, 768, 769, 776, 778, 823, 65534)
@@ -94,7 +96,7 @@ class Links:
         self._ip = IPRoute()
         self._clsact: set[int] = set()  # interfaces whose clsact goes when its last filter goes
         self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._news.bind((0, _LINK_NEWS | _TC_NEWS))
+        self._news.bind((0, _NEWS))
         self._news.setblocking(False)
 
     def __enter__(self) -> Self:
@@ -110,7 +112,7 @@ class Links:
         self._ip.close()
 
     def changed(self) -> bool:
-        """Whether the kernel has had news of links, qdiscs or filters since the last call."""
+        """Whether the kernel has had news of links, addresses, qdiscs or filters since the last call."""
         found = False
         while True:
             try:
@@ -125,6 +127,19 @@ class Links:
     def names(self) -> dict[int, str]:
         """The interfaces that there are now."""
         return {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._ip.get_links()}
+
+    def addresses(self) -> list[bytes]:
+        """This host's own unicast addresses, 16 octets each."""
+        found = []
+        for message in self._ip.get_addr():
+            text = message.get_attr("IFA_LOCAL") or message.get_attr(
+                "IFA_ADDRESS"
+            )  # of a tunnel the second is the peer's
+            if text:
+                family = socket.AF_INET if "." in text else socket.AF_INET6
+                octets = socket.inet_pton(family, text)
+                found.append(octets if len(octets) == 16 else V4_MAPPED + octets)
+        return found
 
     def index(self, interface: str) -> int:
         found = self._ip.link_lookup(ifname=interface)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import struct
 import time
 from contextlib import ExitStack, suppress
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from pyflowx.errors import KernelError
 from pyflowx.kernel import syscall
-from pyflowx.kernel.attaching import Hooks, LinkChange
+from pyflowx.kernel.attaching import LinkChange, MeterHooks
 from pyflowx.kernel.config import MeterConfig
 from pyflowx.kernel.layout import (
     FRAGMENT_KEY_LEN,
@@ -50,13 +49,12 @@ class Meter:
         self._catch_all: dict[bytes, int] = {}  # the keys of the catch-all flows and their interfaces
         with ExitStack() as on_error:
             on_error.callback(self._resources.close)
-            with suppress(ValueError, OSError):  # before Linux 5.11 maps count as locked memory
-                resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            syscall.lift_memory_limit()
             self._measuring = self._resources.enter_context(ExitStack())
             self._measure()
             self._make_maps()
             self._programs = Programs(config, self._maps, self._resources)
-            self._hooks = Hooks(config, self._programs, self._add_catch_all, self._drop_catch_all)
+            self._hooks = MeterHooks(config, self._programs, self._add_catch_all, self._drop_catch_all)
             self._resources.callback(self._hooks.close)
             on_error.pop_all()
 

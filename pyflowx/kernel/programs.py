@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 
 from pyflowx.errors import KernelError
@@ -33,6 +33,14 @@ def macros(config: MeterConfig) -> list[str]:
     if config.mode == "packet":
         found.append(f"CLIP_LENGTH={clip_room(config.clip_length)}")
     return found
+
+
+def load_xdp(load: Callable[..., Program]) -> Program:
+    """``load(flags, *macros)`` for frames of several buffers, or else for those of one."""
+    try:
+        return load(syscall.XDP_HAS_FRAGS, "XDP_FRAGS")
+    except KernelError:  # before Linux 5.18; whatever else is wrong is wrong again
+        return load(0)
 
 
 class Programs(Mapping[str, Program]):
@@ -73,18 +81,14 @@ class Programs(Mapping[str, Program]):
         return self._loaded[hook]
 
     def _load_xdp(self) -> Program:
-        def load(flags: int, helper: int | None, *more: str) -> Program:
+        def load(flags: int, *more: str) -> Program:
             code = compile_programs(source_folder() / "meter_xdp.c", ["pyflowx_xdp"], [*self._macros, *more])
-            functions = self._functions(ETHERNET, helper, tagged=False)
+            functions = self._functions(ETHERNET, syscall.HELPER_XDP_LOAD_BYTES if flags else None, tagged=False)
             instructions = code["pyflowx_xdp"]
             kind = syscall.PROG_TYPE_XDP
             return Program.load(kind, "pyflowx_xdp", instructions, self._maps, flags, functions)
 
-        try:
-            program = load(syscall.XDP_HAS_FRAGS, syscall.HELPER_XDP_LOAD_BYTES, "XDP_FRAGS")
-        except KernelError:  # before Linux 5.18; whatever else is wrong is wrong again
-            program = load(0, None)
-        return self._resources.enter_context(program)
+        return self._resources.enter_context(load_xdp(load))
 
     def _functions(self, link: int, helper: int | None, tagged: bool) -> dict[int, bytes]:
         if not self._filters:

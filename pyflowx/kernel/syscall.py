@@ -11,7 +11,9 @@ import ctypes
 import errno
 import os
 import platform
+import resource
 import struct
+from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -24,12 +26,13 @@ Buffer = ctypes.Array[ctypes.c_char]
 
 _CALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351, "armv7l": 386}
 
-_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _PROG_LOAD = 0, 1, 2, 5
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 1, 2, 3, 5
 _PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD, _PROG_QUERY = 10, 13, 15, 16
-_LOOKUP_AND_DELETE_BATCH, _ENABLE_STATS = 25, 32
+_BTF_LOAD, _LOOKUP_BATCH, _LOOKUP_AND_DELETE_BATCH, _ENABLE_STATS = 18, 24, 25, 32
 
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_LRU_HASH = 1, 2, 6, 9
-MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_REUSEPORT_SOCKARRAY, MAP_TYPE_RINGBUF = 12, 20, 27
+MAP_TYPE_LPM_TRIE, MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_XSKMAP = 11, 12, 17
+MAP_TYPE_REUSEPORT_SOCKARRAY, MAP_TYPE_RINGBUF = 20, 27
 HELPER_SKB_LOAD_BYTES, HELPER_XDP_LOAD_BYTES = 26, 189
 PROG_TYPE_SCHED_CLS, PROG_TYPE_XDP, PROG_TYPE_SK_REUSEPORT = 3, 6, 21
 NO_PREALLOC = 1
@@ -77,6 +80,12 @@ def refused(what: str, error: OSError, since: str = "") -> KernelError:
     return KernelError(f"{what}: {error.strerror}{hint}")
 
 
+def lift_memory_limit() -> None:
+    """Before Linux 5.11 maps count as locked memory; that of AF_XDP sockets always does."""
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
 def possible_cpus() -> int:
     """How many values an entry of a per-CPU map has."""
     with open("/sys/devices/system/cpu/possible") as file:
@@ -112,12 +121,21 @@ class _Descriptor:
 
 
 class Map(_Descriptor):
-    """A map; keys and values are octets of fixed sizes. ``inner`` is the pattern for a map of maps."""
+    """A map; keys and values are octets of fixed sizes. ``inner`` is the pattern for a map of maps; ``btf`` what
+    describes keys and values: its descriptor and the numbers of both types."""
 
     def __init__(
-        self, kind: int, key_size: int, value_size: int, entries: int, name: str, flags: int = 0, inner: int = 0
+        self,
+        kind: int,
+        key_size: int,
+        value_size: int,
+        entries: int,
+        name: str,
+        flags: int = 0,
+        inner: int = 0,
+        btf: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
-        attr = _attr("7I16s", kind, key_size, value_size, entries, flags, inner, 0, name.encode())
+        attr = _attr("7I16s4I", kind, key_size, value_size, entries, flags, inner, 0, name.encode(), 0, *btf)
         self.entries = entries
         self.value_size = value_size
         if kind == MAP_TYPE_PERCPU_ARRAY:
@@ -139,6 +157,16 @@ class Map(_Descriptor):
         except OSError as error:
             raise refused("cannot write to a map", error) from error
 
+    def delete(self, key: bytes) -> None:
+        """Remove an entry, if it is there."""
+        key_buffer = ctypes.create_string_buffer(key)
+        try:
+            _call(_MAP_DELETE, _attr("IIQ", self.fd, 0, ctypes.addressof(key_buffer)))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise refused("cannot write to a map", error) from error
+
     def lookup(self, key: bytes) -> bytes:
         """The value of a key that is there (arrays); of a per-CPU map those of all CPUs."""
         key_buffer, value = ctypes.create_string_buffer(key), ctypes.create_string_buffer(self.value_size)
@@ -150,6 +178,14 @@ class Map(_Descriptor):
 
         The arrays' memory is as large as the map can be, but only what is used is ever touched.
         """
+        return self._batches(_LOOKUP_AND_DELETE_BATCH, key_dtype, value_dtype)
+
+    def entries_now(self, key_dtype: np.dtype[Any], value_dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        """The entries of a hash while programs write to it: n keys and n values. What comes or goes meanwhile may be
+        missed."""
+        return self._batches(_LOOKUP_BATCH, key_dtype, value_dtype)
+
+    def _batches(self, command: int, key_dtype: np.dtype[Any], value_dtype: np.dtype[Any]) -> tuple[Array, Array]:
         keys, values = np.empty(self.entries, key_dtype), np.empty(self.entries, value_dtype)
         token = ctypes.create_string_buffer(8)  # the bucket to go on with, written by the kernel
         found, batch, more, first = 0, _BATCH, True, True
@@ -164,13 +200,13 @@ class Map(_Descriptor):
                 *(self.fd, 0, 0),
             )
             try:
-                _call(_LOOKUP_AND_DELETE_BATCH, attr)
+                _call(command, attr)
             except OSError as error:
                 if error.errno == errno.ENOSPC:  # a bucket with more entries than this batch: nothing was taken
                     batch *= 2
                     continue
                 if error.errno != errno.ENOENT:  # which is the end, with a count that holds
-                    raise refused("cannot drain the flow map", error, since="5.6") from error
+                    raise refused("cannot read a map", error, since="5.6") from error
                 more = False
             first = False
             found += struct.unpack_from("=I", attr, 32)[0]
@@ -263,6 +299,16 @@ class Program(_Descriptor):
         )
         _call(_PROG_TEST_RUN, attr)
         return TestRun(struct.unpack_from("=I", attr, 4)[0], struct.unpack_from("=I", attr, 36)[0])
+
+
+def load_btf(types: bytes, strings: bytes) -> _Descriptor:
+    """Types for the kernel (Documentation/bpf/btf.rst): encoded ones, and their names."""
+    header = struct.pack("=HBB5I", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    data = ctypes.create_string_buffer(header + types + strings, len(header) + len(types) + len(strings))
+    try:
+        return _Descriptor(_call(_BTF_LOAD, _attr("QQI", ctypes.addressof(data), 0, len(data))))
+    except OSError as error:
+        raise refused("cannot load types", error, since="4.18") from error
 
 
 def tcx_programs(ifindex: int, attach_type: int) -> list[int]:

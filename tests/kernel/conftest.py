@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import pytest
 from pyflowx.kernel import MeterConfig, Statistic, syscall
 from pyflowx.kernel.compiler import compile_programs, source_folder
 from pyflowx.kernel.filter import ETHERNET, FILTER_CALL, RAW_IP, compile_classic, translate
+from pyflowx.kernel.gate import Gate, GateConfig
+from pyflowx.kernel.gate_layout import Outcome
 from pyflowx.kernel.layout import FRAGMENT_KEY_LEN, FRAGMENT_LEN, STATISTIC_DTYPE, MapSlot, dtypes
 from pyflowx.kernel.programs import macros
 from pyflowx.kernel.samples import PacketRing
@@ -120,13 +123,24 @@ def wire():
         yield Wire(stack)
 
 
+def module_beside(name):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture(scope="session")
 def packets():
     """The module packets.py: packets of every kind, and the oracle."""
-    spec = importlib.util.spec_from_file_location("packets", Path(__file__).with_name("packets.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_beside("packets")
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """The gate's."""
+    return module_beside("gate_oracle").Oracle
 
 
 class Sender:
@@ -255,6 +269,46 @@ def make_bench():
     """Makes a Bench that is closed at the end."""
     with contextlib.ExitStack() as stack:
         yield lambda *kind, **config: stack.enter_context(contextlib.closing(Bench(*kind, **config)))
+
+
+class TestGate(Gate):
+    """A gate whose program is compiled once for all tests."""
+
+    __test__ = False
+
+    def _code(self, macros):
+        more = ["REDIRECT"] if self.config.redirect else []
+        return compiled("gate_xdp.c", "pyflowx_gate", (*macros, *more))
+
+    @property
+    def program(self):
+        """That of the first interface."""
+        return self._port(self.config.interfaces[0]).program
+
+    def counted(self):
+        """Outcome -> frames, of those that are not 0, since the last call; ``stateless`` beside them."""
+        (*counts, stateless) = sum(total["packets"] for total in self.statistics().values()).tolist()
+        before = getattr(self, "_before", {})
+        self._before = {**dict(zip(Outcome, counts, strict=True)), "stateless": stateless}
+        return {
+            slot: count - before.get(slot, 0) for slot, count in self._before.items() if count > before.get(slot, 0)
+        }
+
+
+@pytest.fixture(scope="session")
+def gate_class():
+    return TestGate
+
+
+@pytest.fixture
+def make_gate():
+    """Makes a Gate that is closed at the end; of ``lo`` where nothing else is said."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**config):
+            return stack.enter_context(TestGate(GateConfig(**{"interfaces": ["lo"], **config})))
+
+        yield make
 
 
 @pytest.fixture

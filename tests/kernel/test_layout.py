@@ -1,4 +1,4 @@
-"""NumPy's dtypes and enums against what a compiler makes of flow.h."""
+"""NumPy's dtypes and enums against what a compiler makes of flow.h and gate.h."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from pyflowx.kernel import gate_layout
 from pyflowx.kernel.compiler import source_folder
 from pyflowx.kernel.layout import (
     KEY_LEVELS,
@@ -19,6 +20,14 @@ from pyflowx.kernel.layout import (
 )
 
 STRUCTS = ("flow_key", "flow_value", "statistic", "own_export")
+GATE_STRUCTS = {
+    "gate_config": gate_layout.CONFIG_DTYPE,
+    "gate_destination": gate_layout.DESTINATION_DTYPE,
+    "gate_prefix4": gate_layout.PREFIX4_DTYPE,
+    "gate_prefix6": gate_layout.PREFIX6_DTYPE,
+    "gate_exporter": gate_layout.EXPORTER_DTYPE,
+    "gate_refused": gate_layout.REFUSED_DTYPE,
+}
 LEVELS = {"ether": ["-DKEY_ETHER"], "vlan": []}
 
 
@@ -27,20 +36,30 @@ def level(request):
     return request.param
 
 
+def compiled_types(folder, uses, header="flow.h", flags=()):
+    """BTF's types of a header by id."""
+    (folder / "uses.c").write_text(f'#include "{header}"\n{uses}\n')
+    machine = subprocess.run(["gcc", "-dumpmachine"], check=True, capture_output=True, text=True).stdout.strip()
+    flags = ["-g", "-O2", f"-I{source_folder()}", f"-I/usr/include/{machine}", *flags]
+    subprocess.run(["clang", "-target", "bpf", *flags, "-c", "uses.c", "-o", "uses.o"], check=True, cwd=folder)
+    command = ["bpftool", "-j", "btf", "dump", "file", "uses.o"]
+    dump = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True)
+    return {entry["id"]: entry for entry in json.loads(dump.stdout)["types"]}
+
+
 @pytest.fixture(scope="module")
 def types(tmp_path_factory, level):
-    """BTF's types of flow.h by id."""
-    folder = tmp_path_factory.mktemp("btf")
     uses = "".join(f"struct {name} a_{name};" for name in STRUCTS)
     uses += "enum statistic_slot a_slot; enum map_slot a_map; enum flow_direction a_direction;"
     uses += "enum flow_tunnel a_tunnel; enum key_level a_level;"
-    (folder / "flow.c").write_text(f'#include "flow.h"\n{uses}\n')
-    machine = subprocess.run(["gcc", "-dumpmachine"], check=True, capture_output=True, text=True).stdout.strip()
-    flags = ["-g", "-O2", f"-I{source_folder()}", f"-I/usr/include/{machine}", *LEVELS[level]]
-    subprocess.run(["clang", "-target", "bpf", *flags, "-c", "flow.c", "-o", "flow.o"], check=True, cwd=folder)
-    command = ["bpftool", "-j", "btf", "dump", "file", "flow.o"]
-    dump = subprocess.run(command, check=True, cwd=folder, capture_output=True, text=True)
-    return {entry["id"]: entry for entry in json.loads(dump.stdout)["types"]}
+    return compiled_types(tmp_path_factory.mktemp("btf"), uses, flags=LEVELS[level])
+
+
+@pytest.fixture(scope="module")
+def gate_types(tmp_path_factory):
+    uses = "".join(f"struct {name} a_{name};" for name in GATE_STRUCTS)
+    uses += "enum gate_outcome an_outcome; enum gate_map a_map;"
+    return compiled_types(tmp_path_factory.mktemp("btf"), uses, "gate.h")
 
 
 def named(types, kind, name):
@@ -54,15 +73,24 @@ def size(types, id):
     return entry["size"] if "size" in entry else size(types, entry["type_id"])
 
 
-@pytest.mark.parametrize("name", STRUCTS)
-def test_every_member_is_where_numpy_looks_for_it(types, level, name):
-    dtype = dict(zip(STRUCTS, (*dtypes(level), STATISTIC_DTYPE, OWN_EXPORT_DTYPE), strict=True))[name]
+def check_members(types, name, dtype):
     struct = named(types, "STRUCT", name)
     members = {m["name"]: (m["bits_offset"] // 8, size(types, m["type_id"])) for m in struct["members"]}
     ours = {field: (dtype.fields[field][1], dtype.fields[field][0].itemsize) for field in dtype.names}
     assert members == ours
     assert struct["size"] == dtype.itemsize
     assert sum(length for _, length in members.values()) == dtype.itemsize  # no hidden padding
+
+
+@pytest.mark.parametrize("name", STRUCTS)
+def test_every_member_is_where_numpy_looks_for_it(types, level, name):
+    dtype = dict(zip(STRUCTS, (*dtypes(level), STATISTIC_DTYPE, OWN_EXPORT_DTYPE), strict=True))[name]
+    check_members(types, name, dtype)
+
+
+@pytest.mark.parametrize("name", GATE_STRUCTS)
+def test_the_gates_members_too(gate_types, name):
+    check_members(gate_types, name, GATE_STRUCTS[name])
 
 
 @pytest.mark.parametrize("key_level", KEY_LEVELS)
@@ -73,9 +101,21 @@ def test_a_flow_is_small(key_level):
     assert set(key.names) & set(value.names) == set()
 
 
+def values_of(types, name, prefix):
+    return {v["name"].removeprefix(prefix): v["val"] for v in named(types, "ENUM", name)["values"]}
+
+
+def test_the_gates_enums_are_the_same(gate_types):
+    outcomes = values_of(gate_types, "gate_outcome", "GATE_")
+    assert outcomes.pop("OUTCOMES") == outcomes.pop("STATELESS") == gate_layout.STATELESS
+    assert outcomes.pop("SLOTS") == gate_layout.SLOTS
+    assert outcomes == {outcome.name: outcome for outcome in gate_layout.Outcome}
+    assert values_of(gate_types, "gate_map", "GATE_") == {slot.name: slot for slot in gate_layout.GateMap}
+
+
 def test_the_enums_are_the_same(types):
     def values(name, prefix):
-        return {v["name"].removeprefix(prefix): v["val"] for v in named(types, "ENUM", name)["values"]}
+        return values_of(types, name, prefix)
 
     statistics = values("statistic_slot", "STATISTIC_")
     assert statistics.pop("SLOTS") == len(Statistic)
