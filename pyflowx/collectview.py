@@ -23,6 +23,7 @@ since 1970:
 - ``workers``: a row for each process of ``--workers``, none where there is one process: ``number``, ``pid`` (null: it
   has died and is being started again), ``restarts``, ``datagrams``, ``flows``, ``cpu_seconds``, ``memory_octets``, of
   its sockets ``queued``, ``limit``, ``dropped``.
+- ``gate``: see :mod:`pyflowx.gateview`, null without ``--xdp``; stages of the pipeline: ``gate`` and ``af_xdp``.
 """
 
 from __future__ import annotations
@@ -78,6 +79,15 @@ class Stage(NamedTuple):
     lost: int
 
 
+class GateLook(Protocol):
+    """What is needed of :class:`~pyflowx.gateview.GateView`."""
+
+    def stages(self) -> list[Stage]: ...
+    def section(self) -> dict[str, Any]: ...
+    @property
+    def reload(self) -> Callable[[], None]: ...
+
+
 def octets_of(address: str) -> bytes:
     """The reverse of :func:`address_text`."""
     if ":" in address:
@@ -111,6 +121,7 @@ class CollectorView:
     datagrams: RecentDatagrams = field(default_factory=RecentDatagrams)
     recorded: RecentRates = field(default_factory=RecentRates)
     rates: Rates | None = None
+    gate: GateLook | None = None
     started_ns: int = field(default_factory=time.time_ns)
     _interfaces: Mapping[str, host.Interface] = field(default_factory=host.interfaces)
     _backlog: int = field(default_factory=host.backlog_dropped)
@@ -169,6 +180,7 @@ class CollectorView:
             links = self.interface_drops().values()
             received, dropped = sum(link.received for link in links), sum(link.dropped for link in links)
             stages.append(Stage("interface", "packets", received, dropped))
+            stages += self.gate.stages() if self.gate is not None else []
             stages.append(Stage("backlog", "packets", None, self.backlog_drops()))
             stages.append(Stage("socket", "datagrams", counters.datagrams, self.socket_drops()))
         messages = sum(counts.messages for counts in list(counters.protocols.values()))
@@ -196,6 +208,7 @@ class CollectorView:
             "tables": section(self.table_rows()),
             "log": section([list(line) for line in self.log()]),
             "workers": section(self.workers()),
+            "gate": section(self.gate.section() if self.gate is not None else None),
         }
 
     def _template_sections(self) -> dict[str, Section]:

@@ -48,6 +48,7 @@ def checks() -> Iterator[Check]:
     """All of them, one after the other."""
     yield from _host()
     yield from _collect()
+    yield from _gate()
     yield from _export()
 
 
@@ -107,6 +108,24 @@ def _collect(root: Path = host.ROOT) -> Iterator[Check]:
     yield from _interfaces(root)
 
 
+def _gate() -> Iterator[Check]:
+    """Needs privilege to be tried."""
+    if not _may_load():
+        yield Check("collect", "gate", NOTE, "not tried: --xdp needs root", "run pyflowx doctor with sudo to try it")
+        return
+    from pyflowx.kernel.probe import probe
+
+    for feature in probe("--xdp", "--af-xdp"):
+        status = OK if feature.present else NOTE
+        yield Check(
+            "collect",
+            feature.name,
+            status,
+            feature.message if feature.present else "does not work",
+            "" if feature.present else feature.message,
+        )
+
+
 def _receive_buffer(root: Path) -> Check:
     limit = int(host.sysctl("net.core.rmem_max", root) or 0)
     may_exceed = "CAP_NET_ADMIN" in capabilities(root)
@@ -136,9 +155,14 @@ def _interfaces(root: Path) -> Iterator[Check]:
 # --- export --------------------------------------------------------------------------------------------------------
 
 
-def _export() -> Iterator[Check]:
+def _may_load() -> bool:
+    """Whether we may load and attach programs."""
     held = capabilities()
-    enough = {"CAP_SYS_ADMIN"} <= held or {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"} <= held
+    return {"CAP_SYS_ADMIN"} <= held or {"CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"} <= held
+
+
+def _export() -> Iterator[Check]:
+    held, enough = capabilities(), _may_load()
     advice = "" if enough else "run pyflowx export, and this, with sudo; or give CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN"
     yield Check("export", "privilege", OK if enough else NOTE, ", ".join(sorted(held)) or "none", advice)
     jit = host.sysctl("net.core.bpf_jit_enable")
@@ -203,6 +227,8 @@ ADVICE = {
     ("collect", "interface"): "ethtool -S shows why; a larger ring (ethtool -G) takes longer bursts",
     ("collect", "backlog"): "raise net.core.netdev_max_backlog; spread the card's queues over more CPUs",
     ("collect", "socket"): "a larger --recv-buffer takes longer bursts; if it is always full, write less: -s, --column",
+    ("collect", "gate"): "no export messages, or of exporters that may not send: the lines below say whose",
+    ("collect", "af_xdp"): "frames came faster than they were read: more queues (ethtool -L), or --workers",
     ("collect", "decoder"): "the problems below say what was not read, and whose it was",
     ("collect", "output"): "the log says what the target refused; make room, or give another",
     ("export", "hook"): "packets that end inside their headers; in packet mode: no room to hand them over",

@@ -11,6 +11,9 @@ from pyflowx.decoded import Reason
 
 COUNTER, GAUGE = "counter", "gauge"
 
+XDP_LOSSES = ("bad_checksum", "rx_dropped", "rx_invalid_descs", "rx_ring_full", "rx_fill_ring_empty_descs")
+"""Why an AF_XDP socket lost frames: a checksum that we found wrong; what the kernel says (XDP_STATISTICS)."""
+
 Sample = tuple[tuple[str, ...], float]  # values of the labels, value
 Read = Callable[[Any], Iterable[Sample]]
 
@@ -93,6 +96,30 @@ def _by_worker(read: Callable[[dict[str, Any]], float]) -> Read:
     return lambda view: [((str(row["number"]),), read(row)) for row in view.workers()]
 
 
+def _gated(view: Any) -> Iterator[Sample]:
+    for name, outcomes in view.gate.outcomes().items() if view.gate is not None else ():
+        for outcome, count in outcomes.items():
+            yield (name, outcome), count
+
+
+def _refused(view: Any) -> Iterable[Sample]:
+    return view.gate.refused() if view.gate is not None else ()
+
+
+def _by_queue(read: Callable[[dict[str, Any]], float]) -> Read:
+    def rows(view: Any) -> list[Sample]:
+        sockets = view.gate.sockets() if view.gate is not None else []
+        return [((row["interface"], str(row["queue"])), read(row)) for row in sockets]
+
+    return rows
+
+
+def _lost_by_queue(view: Any) -> Iterator[Sample]:
+    for row in view.gate.sockets() if view.gate is not None else ():
+        for reason in XDP_LOSSES:
+            yield (row["interface"], str(row["queue"]), reason), row[reason]
+
+
 def _statistics(view: Any) -> list[Sample]:
     return [((name,), packets) for name, (packets, _) in view.statistics().items()]
 
@@ -120,6 +147,7 @@ def _build(view: Any) -> list[Sample]:
 # --- the rows --------------------------------------------------------------------------------------------------
 
 _W = ("worker",)
+_IQ = ("interface", "queue")
 _E, _EP, _EPD = ("exporter",), ("exporter", "protocol"), ("exporter", "protocol", "domain")
 
 _BOTH = (
@@ -143,6 +171,11 @@ COLLECTOR: tuple[Metric, ...] = (
     _count("sequence_reordered", _by_domain("reordered"), "Messages behind a later one, or copies.", *_EPD),
     _count("sequence_restarts", _by_domain("restarts"), "Sequences that began anew.", *_EPD),
     _count("interface_dropped_packets", _interfaces, "Dropped by an interface of this host.", "interface"),
+    _count("gate_packets", _gated, "Frames that the gate saw, by what it made of them.", "interface", "outcome"),
+    _count("gate_refused_packets", _refused, "Datagrams that the gate found wrong.", "exporter", "reason"),
+    _count("af_xdp_received_packets", _by_queue(lambda row: row["received"]), "Read from AF_XDP sockets.", *_IQ),
+    _count("af_xdp_lost_packets", _lost_by_queue, "Lost there.", *_IQ, "reason"),
+    _gauge("af_xdp_queued_packets", _by_queue(lambda row: row["depth"]), "Frames that wait there.", *_IQ),
     _count("backlog_dropped_packets", _one(lambda v: v.backlog_drops()), "Dropped as a CPU's input queue was full."),
     _count("socket_dropped_packets", _one(lambda v: v.socket_drops()), "Dropped as a socket buffer was full."),
     _gauge("socket_queue_octets", _one(lambda v: v.socket_queue()[0]), "Queued in the fullest socket buffer."),

@@ -90,5 +90,5 @@ def test_this_host_takes_the_programs() -> None:
 
 def test_there_is_advice_for_every_stage() -> None:
     assert {stage for role, stage in doctor.ADVICE if role == "collect"} == {
-        "network", "interface", "backlog", "socket", "decoder", "output"
+        "network", "interface", "gate", "af_xdp", "backlog", "socket", "decoder", "output"
     }  # fmt: skip

@@ -10,6 +10,7 @@ import click
 
 from pyflowx.cli import enriching
 from pyflowx.cli.decoding import Decoding, decoding_options
+from pyflowx.cli.gating import Gating, RunningGate, gated, gating_options
 from pyflowx.cli.inputs import Inputs, input_options, open_receiver, read_captures
 from pyflowx.cli.log import LOG
 from pyflowx.cli.numeric import prepare_numpy
@@ -39,6 +40,8 @@ Examples:
   pyflowx collect -f common -s parquet -o /srv/flows --interval 5m --hive --expire 30d
   pyflowx collect -I netflow://0.0.0.0:2055 -I sflow://0.0.0.0:6343 -f common
   pyflowx collect -p 9995 -f common -s discard     count only
+  pyflowx collect -p 9995 --xdp eth0               count in the kernel what is no export message
+  pyflowx collect -p 9995 --xdp eth0 --xdp-mode enforce --allow 192.0.2.0/24 --rate-limit 5000
 """
 
 
@@ -56,6 +59,7 @@ Examples:
 @output_options
 @click.option("--enrich", multiple=True, metavar="type=...", help=enriching.HELP)
 @decoding_options
+@gating_options
 @operation_options
 def command(**options: Any) -> None:
     """Receive NetFlow v5, v9, IPFIX and sFlow v5 on one UDP port and write what they say.
@@ -64,7 +68,7 @@ def command(**options: Any) -> None:
     """
     prepare_numpy()
     decoding = Decoding(options, options["form"])
-    taken = Inputs.take(options), Outputs.take(options), Operation.take(options)
+    taken = Inputs.take(options), Outputs.take(options), Operation.take(options), Gating.take(options)
     run(decoding, *taken, **options)
 
 
@@ -73,6 +77,7 @@ def run(
     inputs: Inputs,
     outputs: Outputs,
     operation: Operation,
+    gating: Gating,
     *,
     form: str,
     enrich: tuple[str, ...],
@@ -83,6 +88,7 @@ def run(
     from pyflowx.recent import RecentFlows, Tap
 
     with ExitStack() as stack:
+        gate = stack.enter_context(gated(gating, inputs))
         tables = stack.enter_context(enriching.tables_of(enrich, form, say))
         enrichments = [table.enrichment for table in tables]
         conversion = decoding.conversion([output for enrichment in enrichments for output in enrichment.spec.outputs])
@@ -98,12 +104,16 @@ def run(
         stack.enter_context(decoding.templates_kept(collector, decoder, say))
         receiver = open_receiver(stack, inputs, collector.wake_fd)
         view.receivers = [receiver] if receiver else []
+        view.gate = gate.view if gate is not None else None
         port = receiver.addresses[0][1] if receiver else inputs.capture_port or 0
         try:
             with collecting(operation if receiver else operation.on_request(), collector, view, port, form):
+                if gate is not None and receiver is not None:
+                    gate.start(receiver.addresses)
+                    collector.each_second.append(gate.watch)
                 work(collector, inputs, outputs, receiver)
         finally:
-            finish(collector, sink, receiver.dropped if receiver else 0)
+            finish(collector, sink, receiver.dropped if receiver else 0, gate)
 
 
 def work(collector: Collector, inputs: Inputs, outputs: Outputs, receiver: UdpReceiver | None) -> None:
@@ -142,12 +152,14 @@ def on_signal(collector: Collector) -> None:
     collector.stop()
 
 
-def finish(collector: Collector, sink: Sink[Any], dropped: int) -> None:
+def finish(collector: Collector, sink: Sink[Any], dropped: int, gate: RunningGate | None) -> None:
     """The summary counts what is written at the very end too."""
     try:
         collector.close()
     finally:
         summarise(collector, sink, dropped)
+        for line in gate.view.summary() if gate is not None else ():
+            say(line)
 
 
 def summarise(collector: Collector, sink: Sink[Any], dropped: int) -> None:

@@ -11,6 +11,8 @@ import click
 if TYPE_CHECKING:
     from pyflowx.doctor import Check, Process
 
+_EXPORTERS = 10  # of whom the gate's reasons are shown
+
 EPILOG = """
 \b
 Examples:
@@ -55,7 +57,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
 def _process(process: Process) -> dict[str, Any]:
     """What is kept of a snapshot for --json: what tells of losses."""
     snapshot = process.snapshot or {}
-    kept = ("counters", "pipeline", "socket", "domains", "held", "statistics", "collectors")
+    kept = ("counters", "pipeline", "socket", "domains", "held", "gate", "statistics", "collectors")
     sections = {name: snapshot[name] for name in kept if name in snapshot}
     return {"path": process.path, "problem": process.problem, **process.hello, **sections}
 
@@ -86,6 +88,10 @@ def _report(process: Process) -> Iterator[str]:
     problems = process.snapshot.get("counters", {}).get("problems") or {}
     if problems:
         yield "  problems: " + ", ".join(f"{name} {count}" for name, count in problems.items())
+    for row in ((process.snapshot.get("gate") or {}).get("exporters") or ())[:_EXPORTERS]:
+        if row["reasons"]:
+            told = ", ".join(f"{name} {count}" for name, count in row["reasons"].items())
+            yield f"  gate: {row['address']}: {told}"
     for row in process.snapshot.get("domains", ()):
         if row["lost"]:
             whose = f"{row['exporter']} {row['protocol']} domain {row['domain']}"

@@ -198,10 +198,10 @@ def command(**options: Any) -> None:
     check(options)
     prepare_numpy()
     from pyflowx.exporting import Exporter, SinkSession
-    from pyflowx.exporting.privileges import drop, find_user
     from pyflowx.exportview import ExporterView
     from pyflowx.kernel import Meter
     from pyflowx.metrics import EXPORTER
+    from pyflowx.privileges import CAP_NET_RAW, drop, find_user
 
     user = find_user(options["user"]) if options["user"] else None
     resolved = dict(_collector(host, options["collector_port"]) for host in options["collectors"])
@@ -217,7 +217,7 @@ def command(**options: Any) -> None:
         for at in exporter.start():
             LOG.info(f"metering {at.interface} {at.direction} ({at.hook})" + (f": {at.note}" if at.note else ""))
         exporter.notice = _notice
-        drop(user, meter_config.promiscuous)
+        drop(user, *([CAP_NET_RAW] if meter_config.promiscuous else []))
         view = ExporterView(exporter, meter, targets, LOG.lines)
         name = f"export-{meter_config.interfaces[0]}.sock"
         with served(operation, "export", name, EXPORTER, view, view.sections, view.watched):

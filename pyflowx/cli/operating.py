@@ -175,6 +175,8 @@ def _on_hangup(collector: Collector, view: CollectorView) -> None:
                 LOG.warning(str(error))
         for table in view.tables:
             table.reload()
+        if view.gate is not None:
+            view.gate.reload()
 
     if sys.stderr.isatty():
         signal.signal(signal.SIGHUP, lambda number, frame: collector.stop())

@@ -232,6 +232,11 @@ class Gate:
             self._maps[slot].delete(key)
         self._prefixes = wanted
 
+    @property
+    def prefixes(self) -> int:
+        """How many may send."""
+        return len(self._prefixes)
+
     def redirect(self, interface: str, queue: int, fd: int) -> None:
         """Hand what is good on a receive queue to an AF_XDP socket that is bound there, until that is closed."""
         self._port(interface).sockets.update(struct.pack("=I", queue), struct.pack("=I", fd))

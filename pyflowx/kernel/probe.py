@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,11 +15,13 @@ from pyflowx.kernel import syscall
 from pyflowx.kernel.compiler import bcc
 from pyflowx.kernel.config import MeterConfig
 from pyflowx.kernel.filter import libpcap
+from pyflowx.kernel.gate import Gate, GateConfig
 from pyflowx.kernel.headers import find_headers
 from pyflowx.kernel.meter import Meter
 from pyflowx.kernel.syscall import Map, Program
 
 _ANSWER = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = 2; exit
+_AF_XDP = 44  # which Python's socket module does not name
 _FUNCTION = 1 << 20  # no helper has that number
 _CALL = struct.pack("<BBhi", 0x85, 0, 0, _FUNCTION) + struct.pack("<BBhi", 0x95, 0, 0, 0)
 
@@ -34,10 +37,10 @@ class Feature(NamedTuple):
     message: str
 
 
-def probe() -> list[Feature]:
-    """Each feature, there or not. Makes small maps and programs and attaches nothing; without privilege the kernel
-    refuses most, and the message says so."""
-    return [_tried(*row) for row in _FEATURES]
+def probe(*needed_for: str) -> list[Feature]:
+    """Each feature, there or not; only those for what is named, if anything is. Makes small maps and programs and
+    attaches nothing; without privilege the kernel refuses most, and the message says so."""
+    return [_tried(*row) for row in _FEATURES if not needed_for or row[2] in needed_for]
 
 
 def _tried(name: str, since: str, needed_for: str, look: Callable[[], str]) -> Feature:
@@ -119,6 +122,17 @@ def _programs() -> str:
         return ", ".join(sorted(meter.run_statistics()))
 
 
+def _gate() -> str:
+    with Gate(GateConfig(["lo"])):
+        return "compiles, and the kernel takes it"
+
+
+def _af_xdp() -> str:
+    Map(syscall.MAP_TYPE_XSKMAP, 4, 4, 1, "probe").close()
+    socket.socket(_AF_XDP, socket.SOCK_RAW).close()
+    return "works"
+
+
 _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("bcc", "", "export", _bcc),
     ("kernel headers", "", "export", _headers),
@@ -132,5 +146,7 @@ _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("libpcap", "", "--filter", _libpcap),
     ("functions in programs", "5.10", "--filter", _functions),
     ("run time of programs", "5.8", "ns a packet", _statistics),
+    ("gate at XDP", "5.10", "--xdp", _gate),
+    ("AF_XDP sockets", "5.4", "--af-xdp", _af_xdp),
     ("our programs", "5.10", "export", _programs),
 )

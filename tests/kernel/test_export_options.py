@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from pyflowx.batch import PacketBatch
-from pyflowx.exporting.privileges import needed
 from pyflowx.flowtable import EndReason
+from pyflowx.privileges import needed
 from pyflowx.wire import Decoder
 
 spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))

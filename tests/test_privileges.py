@@ -10,13 +10,13 @@ import sys
 import pytest
 
 from pyflowx.errors import ConfigError
-from pyflowx.exporting.privileges import find_user, needed
+from pyflowx.privileges import find_user, needed
 
 CODE = """
 import json, os, sys
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 import numpy
-from pyflowx.exporting.privileges import drop, find_user
+from pyflowx.privileges import drop, find_user
 drop(find_user(sys.argv[1]) if len(sys.argv) > 1 else None)
 tasks = []
 for task in os.listdir("/proc/self/task"):

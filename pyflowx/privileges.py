@@ -1,9 +1,9 @@
 """Give up what is not needed once the programs are attached.
 
-Draining maps, detaching, and attaching to an interface that comes back need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN
-(before Linux 5.8: CAP_SYS_ADMIN), promiscuous interfaces CAP_NET_RAW too. All other powers of root are not needed
-any more. A thread has its own capabilities: those that were started before keep
-theirs, so that this comes before any is.
+Reading maps, detaching, and attaching to an interface that comes back need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN
+(before Linux 5.8: CAP_SYS_ADMIN), promiscuous interfaces and AF_XDP sockets CAP_NET_RAW too. All other powers of root
+are not needed any more. A thread has its own capabilities: those that were started before keep theirs, so that this
+comes before any is.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import struct
 
 from pyflowx.errors import ConfigError, KernelError
 
-CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 12, 13, 21, 38, 39  # linux/capability.h
+CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 10, 12, 13  # linux/capability.h
+CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 _VERSION_3 = 0x20080522
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 8, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -36,10 +37,10 @@ def _last_capability() -> int:
         return int(file.read())
 
 
-def needed(promiscuous: bool = False) -> int:
+def needed(*also: int) -> int:
     """The capabilities that are kept, a bit each."""
     bpf = 1 << CAP_BPF | 1 << CAP_PERFMON if _last_capability() >= CAP_BPF else 1 << CAP_SYS_ADMIN
-    return bpf | 1 << CAP_NET_ADMIN | promiscuous << CAP_NET_RAW
+    return bpf | 1 << CAP_NET_ADMIN | sum(1 << capability for capability in set(also))
 
 
 def _prctl(option: int, argument: int) -> None:
@@ -54,9 +55,10 @@ def _permitted() -> int:
         return int(next(line for line in lines if line.startswith("CapPrm:")).split()[1], 16)
 
 
-def drop(user: pwd.struct_passwd | None = None, promiscuous: bool = False) -> None:
-    """Become ``user`` (None: stay who we are) and keep the needed capabilities only, of those that we have."""
-    kept = needed(promiscuous) & _permitted()
+def drop(user: pwd.struct_passwd | None = None, *also: int) -> None:
+    """Become ``user`` (None: stay who we are) and keep the needed capabilities and ``also`` these, of those that we
+    have."""
+    kept = needed(*also) & _permitted()
     try:
         if kept != _permitted() or user is not None:
             for capability in range(_last_capability() + 1):

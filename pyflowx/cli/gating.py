@@ -1,0 +1,190 @@
+"""The options of ``pyflowx collect`` about the gate in the kernel, and the gate while a collector runs."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import click
+
+from pyflowx.cli.log import LOG
+from pyflowx.errors import ConfigError, KernelError
+
+if TYPE_CHECKING:
+    from pyflowx.cli.inputs import Inputs
+    from pyflowx.gateview import GateView
+    from pyflowx.kernel.gate import Gate, GateConfig, Prefix
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_PRIVILEGED_PORTS = 1024
+
+
+def gating_options(command: _F) -> _F:
+    """Adds the options to a command."""
+    options = (
+        click.option(
+            "--xdp",
+            "interfaces",
+            multiple=True,
+            metavar="IFACE",
+            help="Look at datagrams to our ports in the kernel, where this interface receives them: what is no export "
+            "message, or contradicts itself, is counted; other traffic passes. Repeatable; needs root.",
+        ),
+        click.option(
+            "--xdp-mode",
+            type=click.Choice(["monitor", "enforce"]),
+            default="monitor",
+            show_default=True,
+            help="monitor: only count; enforce: drop.",
+        ),
+        click.option(
+            "--allow",
+            multiple=True,
+            metavar="PREFIX",
+            help="With --xdp: only these may send: 192.0.2.0/24. Repeatable.",
+        ),
+        click.option(
+            "--allow-file",
+            metavar="FILE",
+            help="The same from a file, a prefix a line, # begins a comment; read again on SIGHUP.",
+        ),
+        click.option(
+            "--rate-limit",
+            type=click.IntRange(1, (1 << 32) - 1),
+            metavar="PPS",
+            help="With --xdp: datagrams a second (and at once) that each exporter may send.",
+        ),
+        click.option("--user", metavar="NAME", help="With --xdp: whom to run as when it is attached."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@dataclass(slots=True)
+class Gating:
+    """The options by their names."""
+
+    interfaces: tuple[str, ...]
+    xdp_mode: str
+    allow: tuple[str, ...]
+    allow_file: str | None
+    rate_limit: int | None
+    user: str | None
+
+    @classmethod
+    def take(cls, options: dict[str, Any]) -> Self:
+        """Out of those of a command."""
+        gating = cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+        alone = ("allow", "allow_file", "rate_limit", "user")
+        given = [f"--{name.replace('_', '-')}" for name in alone if getattr(gating, name)]
+        if given and not gating.interfaces:
+            raise ConfigError(f"{given[0]} belongs to the gate in the kernel: say where with --xdp, such as --xdp eth0")
+        return gating
+
+    def prefixes(self) -> list[Prefix] | None:
+        """Who may send, None: all."""
+        if not self.allow and not self.allow_file:
+            return None
+        found = [_prefix(text, "--allow") for text in self.allow]
+        if self.allow_file:
+            found += _read(self.allow_file)
+        return found
+
+    def config(self, inputs: Inputs) -> GateConfig:
+        """For the gate."""
+        from pyflowx.decoded import Protocol
+        from pyflowx.kernel.gate import GateConfig
+
+        sflow = Protocol.SFLOW_V5 in inputs.protocols
+        return GateConfig(
+            self.interfaces,
+            enforce=self.xdp_mode == "enforce",
+            allow=self.prefixes(),
+            rate=self.rate_limit or 0,
+            netflow=bool(inputs.protocols - {Protocol.SFLOW_V5}),
+            sflow=sflow,
+        )
+
+
+def _prefix(text: str, where: str) -> Prefix:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise ConfigError(f"{where} {text}: {error}; give a prefix such as 192.0.2.0/24 or 2001:db8::/32") from error
+
+
+def _read(path: str) -> list[Prefix]:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"--allow-file {path}: {reason}; give a file with a prefix a line") from error
+    texts = [(number, line.partition("#")[0].strip()) for number, line in enumerate(lines, 1)]
+    found = [_prefix(text, f"--allow-file {path}, line {number}:") for number, text in texts if text]
+    if not found:
+        raise ConfigError(f"--allow-file {path}: there is no prefix in it, so nobody could send")
+    return found
+
+
+class RunningGate:
+    """The gate of a collector."""
+
+    def __init__(self, gate: Gate, gating: Gating) -> None:
+        from pyflowx.gateview import GateView
+
+        self.gate, self._gating = gate, gating
+        self.view: GateView = GateView(gate, self.reload)
+
+    def start(self, addresses: Sequence[tuple[str, int]]) -> None:
+        """Attach, and look at datagrams to the sockets that there are."""
+        self.gate.listen(addresses)
+        for at in self.gate.attach():
+            LOG.info(f"gate on {at.interface} ({at.hook}): " + _DOES[self.gate.config.enforce])
+
+    def watch(self) -> None:
+        """What has become of the interfaces; once a second."""
+        try:
+            changes = self.gate.watch()
+        except KernelError as error:
+            LOG.warning(str(error))
+            return
+        for change in changes:
+            told = f"gate on {change.interface}: {change.event}"
+            LOG.warning(told + (f": {change.message}" if change.message else ""))
+
+    def reload(self) -> None:
+        """Read --allow-file again; what is wrong with it leaves the prefixes as they are."""
+        try:
+            prefixes = self._gating.prefixes()
+            if prefixes is not None:
+                self.gate.allow(prefixes)
+                LOG.info(f"gate: {self.gate.prefixes} prefixes may send")
+        except (ConfigError, KernelError) as error:
+            LOG.warning(f"{error}; who may send stays as it is")
+
+
+@contextmanager
+def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
+    """Loads the gate, if there is to be one, and gives up all privileges that it does not need; to be done before there
+    are threads. It is attached when the collector can be told to end in good order, by :meth:`RunningGate.start`."""
+    if not gating.interfaces:
+        yield None
+        return
+    from pyflowx.kernel.gate import Gate
+    from pyflowx.privileges import CAP_NET_BIND_SERVICE, drop, find_user
+
+    if not inputs.addresses:
+        raise ConfigError("--xdp is for datagrams from the network, and there is only --pcap; leave one of them out")
+    user = find_user(gating.user) if gating.user else None
+    with Gate(gating.config(inputs)) as gate:
+        low = any(0 < port < _PRIVILEGED_PORTS for _, port in inputs.addresses)
+        drop(user, *([CAP_NET_BIND_SERVICE] if low else []))
+        yield RunningGate(gate, gating)
+
+
+_DOES = {False: "counts what is wrong, drops nothing (--xdp-mode enforce does)", True: "drops what is wrong"}
