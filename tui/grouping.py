@@ -136,7 +136,7 @@ def dimension_of(name: str, store: FlowStore) -> Dimension:
     if name in _KNOWN:
         return _KNOWN[name]
     if name not in store.types:
-        raise ConfigError(f"nothing to group by is called {name}; use one of {', '.join([*_KNOWN, *store.types])}")
+        raise ConfigError(f"nothing to group by is called {name}; use one of {', '.join({**_KNOWN, **store.types})}")
     type = store.types[name]
     title = clean(name)
     if type == "address":

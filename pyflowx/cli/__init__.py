@@ -22,6 +22,7 @@ VERBS = {
     "export": "Meter an interface in the kernel; send IPFIX.",
     "generate": "Send made-up flows to load a collector.",
     "schema": "Print the columns of flows, or their protobuf schema.",
+    "top": "Say who has most, of running processes or a capture file.",
     "tui": "Watch flows in the terminal.",
 }
 
