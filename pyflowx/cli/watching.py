@@ -71,7 +71,7 @@ class Watched:
             if is_asked
         ]
         if len(asked) > 1:
-            raise ConfigError(f"{' and '.join(asked)}: give one of them")
+            raise ConfigError(f"{' and '.join(asked)} each say where flows come from; give one of them")
         return found
 
     def open(self, at_once: bool = False) -> list[Source]:

@@ -111,7 +111,7 @@ def test_a_table(capture: Path) -> None:
         (["--filter", "proto:foo"], r"--filter: proto: foo is not a protocol.*\n  proto:foo\n        \^"),
         (["-g", "nonsense"], "nothing to group by is called nonsense"),
         (["-g", "src_addr,dst_addr,proto,in_if"], "give 1 to 3 columns"),
-        (["--demo"], "--pcap and --demo: give one of them"),
+        (["--demo"], "--pcap and --demo each say where flows come from"),
         (["--filter", "nonsense:1"], "no column or element is called nonsense"),
     ],
 )
