@@ -41,10 +41,11 @@ def stack():
 class Collector:
     """Keeps the records that arrive, as FlowBatches, and what the decoder had to complain of."""
 
-    def __init__(self, stack, host=COLLECTOR):
+    def __init__(self, stack, host=COLLECTOR, port=PORT):
         with demo.inside(THERE):
-            self.receiver = UdpReceiver([(host, PORT)], recv_buffer=1 << 26)
+            self.receiver = UdpReceiver([(host, port)], recv_buffer=1 << 26)
         self.decoder, self.batches, self.options, self.problems, self.datagrams = Decoder(), [], [], [], 0
+        self.decoded = []
         self.done = threading.Event()
         self.thread = threading.Thread(target=self.work)
         self.thread.start()
@@ -61,6 +62,7 @@ class Collector:
         results, problems = self.decoder.decode(packets, time.time_ns())
         for batch in (batch for result in results for batch in result.flows):
             (self.options if batch.scope_count else self.batches).append(batch)
+        self.decoded += results
         self.problems += problems.tolist()
         self.datagrams += len(packets)
         return True
@@ -154,9 +156,9 @@ def wait_until(condition):
         time.sleep(0.05)
 
 
-def start(stack, *words):
-    """A program in the collector's namespace, ended with SIGTERM by the function that comes back."""
-    command = ["nsenter", f"--net=/run/netns/{THERE}", *words]
+def start(stack, *words, namespace=THERE):
+    """A program in the collector's namespace, or another, ended with SIGTERM by the function that comes back."""
+    command = ["nsenter", f"--net=/run/netns/{namespace}", *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def end():
