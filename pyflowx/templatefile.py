@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pyflowx.errors import ConfigError, SinkError
-from pyflowx.wire import TemplateStore
+from pyflowx.wire import TemplateLimits, TemplateStore
+from pyflowx.wire.template import exporter_octets
 
 WRITE_S = 5.0  # between two writes, at least
 _SHARE = 20  # and at least so many times what the last one took
@@ -23,7 +26,7 @@ class TemplateFile:
     not. :class:`ConfigError` where the file cannot be read, is none of ours, or cannot be written.
     """
 
-    def __init__(self, path: str, store: TemplateStore, report: Callable[[str], None]) -> None:
+    def __init__(self, path: str, store: TemplateStore | SharedTemplates, report: Callable[[str], None]) -> None:
         self.failures = 0
         self._path, self._store, self._report = Path(path).resolve(), store, report
         self._is_failing = False
@@ -94,3 +97,61 @@ class TemplateFile:
         end = time.monotonic()
         self._next = end + max(WRITE_S, _SHARE * (end - begin))
         self._stale = end + _REFRESH_S
+
+
+class SharedTemplates:
+    """The Templates of several processes, as a :class:`TemplateFile` wants them.
+
+    ``worker_of``: whose the Templates of an exporter (16 octets) and Observation Domain are. ``states``: of each
+    process what :meth:`~pyflowx.wire.TemplateStore.dump` gave last; at first its share of what was loaded.
+    """
+
+    def __init__(self, count: int, limits: TemplateLimits, worker_of: Callable[[bytes, int], int]) -> None:
+        self.limits, self.changes = limits, 0
+        self._worker_of = worker_of
+        self.states = [TemplateStore(limits=limits).dump() for _ in range(count)]
+
+    def take(self, number: int, state: bytes) -> None:
+        """A process says what it has now."""
+        self.states[number] = state
+        self.changes += 1
+
+    def load(self, state: bytes) -> int:
+        """ConfigError where the octets are not such a state."""
+        count = TemplateStore(limits=self.limits).load(state)
+        whole = json.loads(state)
+        shares: list[dict[str, Any]] = [{**whole, "templates": []} for _ in self.states]
+        for row in whole["templates"]:
+            number = self._worker_of(exporter_octets(row["exporter"]), row["observation_domain_id"])
+            shares[number]["templates"].append(row)
+        self.states = [json.dumps(share).encode() for share in shares]
+        return count
+
+    def dump(self) -> bytes:
+        parts = [json.loads(state) for state in self.states]
+        elements = {(row["exporter"], row["pen"], row["id"]): row for part in parts for row in part["elements"]}
+        templates = [row for part in parts for row in part["templates"]]
+        return json.dumps({**parts[0], "templates": templates, "elements": list(elements.values())}).encode()
+
+
+class StateSender:
+    """Tells another process of the Templates of a store when they have changed: what it is then started with again."""
+
+    def __init__(self, store: TemplateStore, send: Callable[[bytes], None]) -> None:
+        self._store, self._send = store, send
+        self._sent, self._next, self._stale = store.changes, 0.0, 0.0
+
+    def keep(self) -> None:
+        """If it is time to."""
+        begin = time.monotonic()
+        is_stale = bool(self._store.limits.timeout_ns) and begin >= self._stale
+        if begin < self._next or not (is_stale or self._store.changes != self._sent):
+            return
+        self.close()
+        end = time.monotonic()
+        self._next, self._stale = end + _SHARE * (end - begin), end + _REFRESH_S
+
+    def close(self) -> None:
+        """A last time."""
+        self._sent = self._store.changes
+        self._send(self._store.dump())

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from pyflowx.collecting import Collector
     from pyflowx.conversion import Conversion
     from pyflowx.elements import Registry
-    from pyflowx.templatefile import TemplateFile
-    from pyflowx.wire import Decoder, TemplateLimits
+    from pyflowx.supervising import Supervisor
+    from pyflowx.templatefile import SharedTemplates, TemplateFile
+    from pyflowx.wire import Decoder, TemplateLimits, TemplateStore
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -129,27 +130,33 @@ class Decoding:
         return self._conversion
 
     @contextmanager
-    def templates_kept(self, collector: Collector, decoder: Decoder, say: Callable[[str], None]) -> Iterator[None]:
+    def templates_kept(
+        self, process: Collector | Supervisor, store: TemplateStore | SharedTemplates, say: Callable[[str], None]
+    ) -> Iterator[None]:
         """--template-file: read now, written while the collector runs and at the end. Then says what did not fit."""
-        file = self._template_file(decoder, say)
+        file = self._template_file(store, say)
         if file is not None:
-            collector.each_second.append(file.keep)
+            process.each_second.append(file.keep)
         try:
             yield
         finally:
-            refused = self._conversion.rates.told.refused if self._conversion else 0
-            if refused:
-                say(f"{refused} options records told rates of more samplers or interfaces than are kept")
+            self.tell_refused(say)
             if file is not None:
                 file.close()
 
-    def _template_file(self, decoder: Decoder, say: Callable[[str], None]) -> TemplateFile | None:
+    def tell_refused(self, say: Callable[[str], None]) -> None:
+        """What was told of sampling and did not fit."""
+        refused = self._conversion.rates.told.refused if self._conversion else 0
+        if refused:
+            say(f"{refused} options records told rates of more samplers or interfaces than are kept")
+
+    def _template_file(self, store: TemplateStore | SharedTemplates, say: Callable[[str], None]) -> TemplateFile | None:
         path = self._options["template_file"]
         if path is None:
             return None
         from pyflowx.templatefile import TemplateFile
 
-        file = TemplateFile(path, decoder.templates, say)
+        file = TemplateFile(path, store, say)
         if file.loaded:
             say(f"{file.loaded} Templates read from {path}")
         return file

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyflowx.errors import ConfigError
 
@@ -17,32 +17,34 @@ HELP = (
 )
 
 
-@contextmanager
-def tables_of(options: Sequence[str], form: str, say: Callable[[str], None]) -> Iterator[list[Reloader]]:
-    """The tables of the options while flows pass; at the end ``say`` tells what was found in them."""
+def open_all(options: Sequence[str], form: str, say: Callable[[str], None]) -> list[Reloader]:
+    """The tables of the options, loaded."""
     if not options:
-        yield []
-        return
+        return []
     if form != "common":
         raise ConfigError(f"--enrich adds columns to flows, and -f {form} writes none: give -f common")
     from pyflowx.reload import open_tables
 
-    tables = open_tables(options, say)
+    return open_tables(options, say)
+
+
+@contextmanager
+def kept(tables: Sequence[Reloader]) -> Iterator[None]:
+    """Loaded again when it is time to, while flows pass."""
     for table in tables:
         table.start()
     try:
-        yield tables
+        yield
     finally:
         for table in tables:
             table.stop()
-            say(_summary(table))
 
 
-def _summary(table: Reloader) -> str:
-    enrichment, counts = table.enrichment, table.counts
-    found = f"{enrichment.spec.name}: {enrichment.matched} of {enrichment.looked_up} look-ups found"
-    if counts.reloads or counts.failures:
-        found += f", loaded again {counts.reloads} times, failed {counts.failures} times"
-    if enrichment.table.unfit:
-        found += f", {enrichment.table.unfit} values unfit"
+def summary(row: Mapping[str, Any], unfit: int) -> str:
+    """Of a table: its row in the live feed, and the values that did not fit."""
+    found = f"{row['source']}: {row['matched']} of {row['looked_up']} look-ups found"
+    if row["reloads"] or row["failures"]:
+        found += f", loaded again {row['reloads']} times, failed {row['failures']} times"
+    if unfit:
+        found += f", {unfit} values unfit"
     return found

@@ -16,6 +16,7 @@ from pyflowx.errors import ConfigError
 if TYPE_CHECKING:
     from pyflowx.batch import PacketBatch
     from pyflowx.collecting import Collector, Source
+    from pyflowx.transport.sockets import Listening
     from pyflowx.transport.udp import UdpReceiver
 
 DEFAULT_PORT = 9995
@@ -182,11 +183,16 @@ def listen(addresses: list[tuple[str, int]], recv_buffer: int, wake_fd: int) -> 
     from pyflowx.transport.udp import UdpReceiver
 
     receiver = UdpReceiver(addresses, recv_buffer=recv_buffer, wake_fd=wake_fd)
-    for address, number in receiver.addresses:
-        LOG.info(f"listening on {address} UDP port {number}")
-    if receiver.warning:
-        LOG.info(receiver.warning)
+    tell_listening(receiver)
     return receiver
+
+
+def tell_listening(listening: UdpReceiver | Listening) -> None:
+    """Where, and what the kernel granted."""
+    for address, number in listening.addresses:
+        LOG.info(f"listening on {address} UDP port {number}")
+    if listening.warning:
+        LOG.info(listening.warning)
 
 
 def read_captures(

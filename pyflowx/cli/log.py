@@ -7,8 +7,8 @@ import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TextIO, TypeVar
 
@@ -53,6 +53,8 @@ class Log:
         self.recent: deque[Line] = deque(maxlen=_RECENT)
         self.held_back = 0
         """Warnings that were counted and not said, since the start."""
+        self.elsewhere: Callable[[str, str], None] | None = None
+        """Where another process says what we have to say: takes level and message."""
         self._stream, self._clock = stream, clock
         self._lock = threading.RLock()
         self._number = 0
@@ -62,6 +64,19 @@ class Log:
         """The last lines of every level."""
         with self._lock:
             return list(self.recent)
+
+    def say(self, level: str, message: str) -> None:
+        """By the name of the level."""
+        if level == "warning":
+            self.warning(message)
+        else:
+            self._say(level, message)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody says anything meanwhile: a process that is forked gets a log that is not half-way through a line."""
+        with self._lock:
+            yield
 
     def debug(self, message: str) -> None:
         self._say("debug", message)
@@ -73,6 +88,9 @@ class Log:
         self._say("error", message)
 
     def warning(self, message: str) -> None:
+        if self.elsewhere is not None:
+            self.elsewhere("warning", message)
+            return
         kind = re.sub(r"\d+", "#", message)
         now = self._clock()
         with self._lock:
@@ -105,6 +123,9 @@ class Log:
             self._say("warning", f"{times}: {repeats.last}")
 
     def _say(self, level: str, message: str) -> None:
+        if self.elsewhere is not None:
+            self.elsewhere(level, message)
+            return
         with self._lock:
             self._number += 1
             line = Line(self._number, time.time_ns(), level, message)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pyflowx.collectview import CollectorView
     from pyflowx.live import Sections
     from pyflowx.metrics import Metric
+    from pyflowx.supervising import Supervisor
 
 METRICS_HOST, METRICS_PORT = "0.0.0.0", 9090  # noqa: S104 # what Prometheus asks from elsewhere
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -143,7 +144,25 @@ def _serve_feed(
 @contextmanager
 def collecting(operation: Operation, collector: Collector, view: CollectorView, port: int, form: str) -> Iterator[None]:
     """Everything that belongs to the operation of a collector, while it runs."""
+    on_hangup(collector, lambda: open_anew(view))
+    collector.each_second.append(Watch(view))
+    with collector_served(operation, view, port, watcher(collector, view, form)):
+        yield
+
+
+@contextmanager
+def collector_served(
+    operation: Operation, view: CollectorView, port: int, watched: Callable[[bool], None]
+) -> Iterator[None]:
+    """:func:`served`, of a collector."""
     from pyflowx.metrics import COLLECTOR
+
+    with served(operation, "collect", f"collect-{port}.sock", COLLECTOR, view, view.sections, watched):
+        yield
+
+
+def watcher(collector: Collector, view: CollectorView, form: str) -> Callable[[bool], None]:
+    """What is to be called when somebody begins to watch, and when nobody does any more."""
 
     def observe(*batch: Any) -> None:
         view.datagrams.add(*batch)
@@ -156,32 +175,34 @@ def collecting(operation: Operation, collector: Collector, view: CollectorView, 
         view.flows.wanted = by_somebody and form == "common"
         collector.observe = observe if by_somebody else None
 
-    _on_hangup(collector, view)
-    collector.each_second.append(Watch(view))
-    with served(operation, "collect", f"collect-{port}.sock", COLLECTOR, view, view.sections, watched):
-        yield
+    return watched
 
 
-def _on_hangup(collector: Collector, view: CollectorView) -> None:
+def on_hangup(process: Collector | Supervisor, again: Callable[[], None]) -> None:
     """SIGHUP: open files anew, load tables again. Where we run on a terminal, that has gone: end in good order."""
 
-    def again() -> None:
+    def said() -> None:
         LOG.info("SIGHUP: opening files anew, loading tables again")
-        reopen = getattr(view.sink, "reopen", None)  # what is not a file that lives long has none
-        if reopen is not None:
-            try:
-                reopen()
-            except SinkError as error:
-                LOG.warning(str(error))
-        for table in view.tables:
-            table.reload()
-        if view.gate is not None:
-            view.gate.reload()
+        again()
 
     if sys.stderr.isatty():
-        signal.signal(signal.SIGHUP, lambda number, frame: collector.stop())
+        signal.signal(signal.SIGHUP, lambda number, frame: process.stop())
     else:
-        signal.signal(signal.SIGHUP, lambda number, frame: collector.soon(again))
+        signal.signal(signal.SIGHUP, lambda number, frame: process.soon(said))
+
+
+def open_anew(view: CollectorView) -> None:
+    """Files, tables, and who may send."""
+    reopen = getattr(view.sink, "reopen", None)  # what is not a file that lives long has none
+    if reopen is not None:
+        try:
+            reopen()
+        except SinkError as error:
+            LOG.warning(str(error))
+    for table in view.tables:
+        table.reload()
+    if view.gate is not None:
+        view.gate.reload()
 
 
 class Watch:

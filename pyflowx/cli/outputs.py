@@ -14,6 +14,8 @@ from pyflowx.errors import ConfigError
 
 if TYPE_CHECKING:
     from pyflowx.sinks import Encoder, Sink
+    from pyflowx.sinks.handover import Send
+    from pyflowx.sinks.output import Output
 
 SERIALIZATIONS = ("json", "ndjson", "csv", "parquet", "protobuf", "arrow-ipc", "discard")
 _RAW = ("json", "ndjson", "discard")
@@ -207,20 +209,39 @@ def _plain_encoder(outputs: Outputs, form: str, extra: Mapping[str, str]) -> Enc
 def make_sink(outputs: Outputs, form: str, extra: Mapping[str, str]) -> Sink[Any]:
     """The sink. ``extra``: names and types of the columns that are added to the common ones."""
     _check(outputs, form, extra)
-    if outputs.serialization == "discard":
-        from pyflowx.sinks.discard import Discard
+    return make_output(outputs, form, extra) or _make_own(outputs, form, extra)
 
-        return Discard()
-    encoder = make_encoder(outputs, form, extra)
-    if outputs.interval_s is not None:
-        return _make_tree(outputs, outputs.interval_s, encoder)
+
+def make_output(outputs: Outputs, form: str, extra: Mapping[str, str]) -> Output[Any] | None:
+    """The one that writes the output of all processes; None where each writes for itself."""
+    _check(outputs, form, extra)
+    if outputs.serialization == "discard" or outputs.interval_s is not None:
+        return None
     from pyflowx.sinks.output import Output
     from pyflowx.sinks.target import open_target
 
+    encoder = make_encoder(outputs, form, extra)
     return Output(encoder, open_target(outputs.output, appends=encoder.appends, lines=encoder.appends))
 
 
-def _make_tree(outputs: Outputs, interval_s: int, encoder: Encoder[Any]) -> Sink[Any]:
+def make_part(outputs: Outputs, form: str, extra: Mapping[str, str], number: int, send: Send) -> Sink[Any]:
+    """The sink of one of several processes, by its number."""
+    if outputs.serialization == "discard" or outputs.interval_s is not None:
+        return _make_own(outputs, form, extra, number)
+    from pyflowx.sinks.handover import Handover
+
+    return Handover(make_encoder(outputs, form, extra), send)
+
+
+def _make_own(outputs: Outputs, form: str, extra: Mapping[str, str], number: int | None = None) -> Sink[Any]:
+    if outputs.interval_s is not None:
+        return _make_tree(outputs, outputs.interval_s, make_encoder(outputs, form, extra), number)
+    from pyflowx.sinks.discard import Discard
+
+    return Discard()
+
+
+def _make_tree(outputs: Outputs, interval_s: int, encoder: Encoder[Any], number: int | None) -> Sink[Any]:
     from pyflowx.sinks.layout import CommandLine, Layout
     from pyflowx.sinks.tree import Tree
 
@@ -232,9 +253,9 @@ def _make_tree(outputs: Outputs, interval_s: int, encoder: Encoder[Any]) -> Sink
     return Tree(
         encoder,
         outputs.output,
-        Layout(interval_s, level, prefix, outputs.hive),
+        Layout(interval_s, level, prefix, outputs.hive, "" if number is None else f"-w{number}"),
         LOG.warning,
         command=command("--exec", outputs.exec_command),
-        expire_s=None if outputs.expire is None else seconds("--expire", outputs.expire),
+        expire_s=None if outputs.expire is None or number else seconds("--expire", outputs.expire),
         expire_command=command("--expire-exec", outputs.expire_exec),
     )

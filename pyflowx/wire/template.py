@@ -30,6 +30,14 @@ def template_key(exporter: bytes, version: int, observation_domain_id: int, temp
     return _KEY.pack(exporter, version, observation_domain_id, template_id)
 
 
+def exporter_octets(text: str) -> bytes:
+    """The 16 octets of an exporter's address."""
+    import ipaddress  # only where a state file is asked for
+
+    packed = ipaddress.ip_address(text).packed
+    return packed if len(packed) == EXPORTER else V4_MAPPED + packed
+
+
 @dataclass(frozen=True, slots=True)
 class TemplateLimits:
     """What peers may make us remember. Times in ns; ``timeout_ns`` 0: Templates never expire.
@@ -334,12 +342,7 @@ class TemplateStore:
             raise ConfigError(f"not a template file of ours ({error!r}); delete it to start without") from error
 
     def _load(self, state: dict[str, Any]) -> int:
-        import ipaddress
-
-        def octets(text: str) -> bytes:
-            packed = ipaddress.ip_address(text).packed
-            return packed if len(packed) == EXPORTER else V4_MAPPED + packed
-
+        octets = exporter_octets
         if state["format"] != 1:
             raise ValueError(f"format {state['format']}")
         for row in state["elements"]:

@@ -1,0 +1,287 @@
+"""``pyflowx collect --workers``: several processes that share the ports, and the one that starts and shows them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from pyflowx.cli import enriching
+from pyflowx.cli.collector import assemble, conversion_of, on_signal, say, summarise, types_of_added, work
+from pyflowx.cli.decoding import Decoding
+from pyflowx.cli.inputs import Inputs, tell_listening
+from pyflowx.cli.log import LOG
+from pyflowx.cli.operating import Operation, Watch, collector_served, on_hangup, open_anew, watcher
+from pyflowx.cli.outputs import Outputs, make_output, make_part
+from pyflowx.errors import ConfigError, PyflowxError
+
+if TYPE_CHECKING:
+    from pyflowx.channel import Message, Sending
+    from pyflowx.cli.gating import RunningGate
+    from pyflowx.reload import Reloader
+    from pyflowx.sinks import Sink
+    from pyflowx.supervising import Worker
+    from pyflowx.transport.sockets import Listening
+
+MAX_WORKERS = 256
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def workers_option(command: _F) -> _F:
+    """Adds --workers to a command."""
+    return click.option(
+        "--workers",
+        default="1",
+        show_default=True,
+        metavar="N",
+        help="Processes that share the work, each exporter's Observation Domain always with the same one; auto: one a "
+        "CPU. With --interval each writes files of its own (...-w0.parquet); else they write one output together.",
+    )(command)
+
+
+def count_of(text: str, inputs: Inputs) -> int:
+    """How many processes --workers means."""
+    if text != "auto" and not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MAX_WORKERS):
+        raise ConfigError(f"--workers {text}: expected a number from 1 to {MAX_WORKERS}, or auto")
+    if inputs.captures:
+        if text not in ("1", "auto"):
+            raise ConfigError(
+                f"--workers {text} share what comes from the network, and a capture file is read by one "
+                "process: give --workers 1, or leave the capture files out"
+            )
+        return 1
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if text == "auto" else int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The options, and the tables that were loaded."""
+
+    decoding: Decoding
+    inputs: Inputs
+    outputs: Outputs
+    operation: Operation
+    gate: RunningGate | None
+    form: str
+    tables: Sequence[Reloader]
+    count: int
+
+
+def run(setup: Setup) -> None:
+    """The process that the others are children of."""
+    from pyflowx.kernel.steering import Steering
+    from pyflowx.transport.sockets import listen_together
+
+    with ExitStack() as stack:
+        together = listen_together(setup.inputs.addresses, setup.inputs.recv_buffer, setup.count)
+        for listening in together:
+            stack.callback(listening.close)
+        steering = Steering([list(group) for group in zip(*(one.sockets for one in together), strict=True)])
+        parent = _Parent(setup, together)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: on_signal(parent.supervisor))
+        stack.enter_context(setup.decoding.templates_kept(parent.supervisor, parent.templates, say))
+        tell_listening(together[0])
+        say(f"{setup.count} workers; {steering.kind} keeps each exporter's Observation Domain on one of them")
+        LOG.debug(steering.reason or "the kernel took our program")
+        parent.run()
+
+
+class _Parent:
+    """What becomes of the events of workers, and what each of these is made of."""
+
+    def __init__(self, setup: Setup, together: Sequence[Listening]) -> None:
+        from pyflowx.kernel.steering import worker_of
+        from pyflowx.supervising import Supervisor
+        from pyflowx.templatefile import SharedTemplates
+        from pyflowx.workersview import WorkersView
+
+        self._setup, self._together = setup, together
+        enrichments = [table.enrichment for table in setup.tables]
+        types = types_of_added(enrichments, conversion_of(setup.decoding, enrichments))
+        self._output = make_output(setup.outputs, setup.form, types)
+        self.templates = SharedTemplates(
+            setup.count, setup.decoding.limits, lambda exporter, domain: worker_of(exporter, domain, setup.count)
+        )
+        self.supervisor = Supervisor(setup.count, _fork, self._begin, self._output, self._take, self._gone, LOG.warning)
+        self._view = WorkersView(self.supervisor.workers, together, self._output, LOG.lines)
+
+    def run(self) -> None:
+        supervisor, view = self.supervisor, self._view
+        on_hangup(supervisor, self._again)
+        supervisor.each_second += [view.refresh, Watch(view)]
+        addresses, gate = self._together[0].addresses, self._setup.gate
+        try:
+            with collector_served(self._setup.operation, view, addresses[0][1], supervisor.watch):
+                if gate is not None:
+                    view.gate = gate.view
+                    gate.start(addresses)
+                    supervisor.each_second.append(gate.watch)
+                gc.freeze()  # tables above all are the workers' too, for as long as nobody writes to them
+                supervisor.run()
+        finally:
+            self._finish()
+
+    def _again(self) -> None:
+        self.supervisor.reopen()
+        if self._view.gate is not None:
+            self._view.gate.reload()
+
+    def _finish(self) -> None:
+        try:
+            if self._output is not None:
+                self._output.close()
+        finally:
+            self._view.refresh()
+            summarise(self._view, [table.enrichment.table.unfit for table in self._setup.tables])
+
+    def _take(self, worker: Worker, message: Message) -> None:
+        from pyflowx.supervising import Event
+
+        if message.kind == Event.REPORT:
+            self._view.take(worker.number, message.value)
+        elif message.kind == Event.STATE:
+            self.templates.take(worker.number, message.data)
+        elif message.kind == Event.LINE:
+            level, text = message.value
+            LOG.say(level, f"worker {worker.number}: {text}")
+
+    def _gone(self, worker: Worker) -> None:
+        self._view.gone(worker.number)
+
+    # -- in the worker ---------------------------------------------------------------------------------------------
+
+    def _begin(self, worker: Worker, sending_fd: int, commands: socket.socket) -> NoReturn:
+        """All its life."""
+        from pyflowx.channel import Sending
+        from pyflowx.supervising import Event
+
+        status = 1
+        try:
+            listening = self._together[worker.number]
+            _let_go({sending_fd, commands.fileno(), *(sock.fileno() for sock in listening.sockets)})
+            sending = Sending(sending_fd)
+            try:
+                LOG.elsewhere = lambda level, text: sending.send(Event.LINE, (level, text))
+                _Working(self._setup, worker, sending, commands).run(listening, self.templates.states[worker.number])
+                status = 0
+            except PyflowxError as error:
+                status = error.exit_code
+                sending.send(Event.FAILED, error)
+        except BrokenPipeError:  # there is nobody to write for
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+
+
+class _Working:
+    """A worker."""
+
+    def __init__(self, setup: Setup, worker: Worker, sending: Sending, commands: socket.socket) -> None:
+        self._setup, self._worker, self._sending, self._commands = setup, worker, sending, commands
+        self._is_watched = False
+        self._parts = assemble(setup.decoding, setup.inputs, setup.tables, setup.form, self._open_part)
+
+    def _open_part(self, types: Mapping[str, str]) -> Sink[Any]:
+        from pyflowx.supervising import Event
+
+        def send(rows: int, data: Any, note: Any) -> None:
+            self._sending.send(Event.PIECE, (rows, note), data)
+
+        return make_part(self._setup.outputs, self._setup.form, types, self._worker.number, send)
+
+    def run(self, listening: Listening, state: bytes) -> None:
+        """``state``: the Templates to begin with."""
+        from pyflowx.supervising import Event
+        from pyflowx.templatefile import StateSender
+        from pyflowx.transport.udp import UdpReceiver
+
+        setup, collector, view = self._setup, self._parts.collector, self._parts.view
+        view.templates.load(state)
+        if self._worker.restarts:
+            view.templates.defined = 0  # they have been counted
+        receiver = UdpReceiver(listening, wake_fd=collector.wake_fd)
+        view.receivers = [receiver]
+        self._set_signals()
+        states = StateSender(view.templates, lambda octets: self._send(Event.STATE, None, octets))
+        collector.each_second += [states.keep, self._report]
+        threading.Thread(target=self._obey, name="commands", daemon=True).start()
+        with enriching.kept(setup.tables):
+            if self._worker.restarts:
+                for table in setup.tables:
+                    table.reload()
+            with closing(collector):
+                work(collector, setup.inputs, setup.outputs, receiver)
+        setup.decoding.tell_refused(LOG.info)
+        self._is_watched = False
+        states.close()
+        self._report()
+
+    def _set_signals(self) -> None:
+        """A terminal sends Ctrl-C to all of us; the one who started us says when to end, or an administrator."""
+        from pyflowx.supervising import SIGNALS
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: self._parts.collector.stop())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _send(self, event: int, value: object = None, data: bytes = b"") -> None:
+        try:
+            self._sending.send(event, value, data)
+        except BrokenPipeError:  # we are alone, and what is open is still to be completed
+            self._parts.collector.stop()
+
+    def _report(self) -> None:
+        from pyflowx.supervising import Event
+        from pyflowx.workersview import Report
+
+        self._send(Event.REPORT, Report.of(self._parts.view, self._is_watched))
+
+    def _obey(self) -> None:
+        """Do what we are told, in a thread; end when nobody can tell us anything any more."""
+        from pyflowx.supervising import REOPEN, UNWATCH, WATCH
+
+        watched = watcher(self._parts.collector, self._parts.view, self._setup.form)
+        while command := self._commands.recv(64):
+            if command == REOPEN:
+                self._parts.collector.soon(self._reopen)
+            elif command in (WATCH, UNWATCH):
+                self._is_watched = command == WATCH
+                watched(self._is_watched)
+        with suppress(OSError):  # it has ended already
+            self._parts.collector.stop()
+
+    def _reopen(self) -> None:
+        from pyflowx.supervising import Event
+
+        open_anew(self._parts.view)
+        self._send(Event.REOPENED)
+
+
+def _fork() -> int:
+    with LOG.held():
+        return os.fork()
+
+
+def _let_go(kept: set[int]) -> None:
+    """Of what we have got from the process that forked us all but that and the standard ones: who holds a socket or
+    pipe of its would keep others from seeing its end. The numbers stay taken: objects that are still there will close
+    them."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number in map(int, os.listdir("/proc/self/fd")):
+        if number > 2 and number not in kept and number != nothing:
+            os.dup2(nothing, number, inheritable=False)
