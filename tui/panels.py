@@ -49,15 +49,16 @@ class Panel(VerticalScroll, can_focus=True):
     def __init__(self, id: str | None = None) -> None:
         super().__init__(id=id)
         self._body = Static()
-        self._shown: Content | None = None
+        self._shown: tuple[str, object] = ("", ())
 
     def compose(self) -> ComposeResult:
         yield self._body
 
     def show(self, lines: Iterable[Content]) -> None:
         made = Content("\n").join(list(lines))
-        if made != self._shown:
-            self._shown = made
+        shown = made.plain, made.spans  # contents that differ in their styles alone are equal
+        if shown != self._shown:
+            self._shown = shown
             self._body.update(made)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from .store import FlowStore
 
 Snapshot = Mapping[str, Any]
+DATAGRAMS = 300  # the last ones, with their octets
 HISTORY = 600  # snapshots whose small sections are kept: ten minutes of a live feed
 _KEPT = (
     "number",
@@ -43,7 +44,7 @@ class State:
 
     ``history``: the small sections (counters, pipeline, ...) of the last :data:`HISTORY` snapshots, oldest first.
     ``received_ns``: when the last one came, by our clock. ``paused_ns``: since when the view stands still (0: it
-    does not).
+    does not). ``datagrams``: the last ones, numbered.
     """
 
     source: Source
@@ -51,6 +52,7 @@ class State:
     previous: Snapshot = field(default_factory=dict)
     history: deque[Snapshot] = field(default_factory=lambda: deque(maxlen=HISTORY))
     store: FlowStore = field(default_factory=FlowStore)
+    datagrams: deque[tuple[int, Snapshot]] = field(default_factory=lambda: deque(maxlen=DATAGRAMS))
     received_ns: int = 0
     paused_ns: int = 0
 
@@ -61,6 +63,8 @@ class State:
             self.previous, self.snapshot = self.snapshot, snapshot
             if "flows" in snapshot:
                 self.store.add(snapshot["flows"], int(snapshot.get("time_ns", 0)))
+            for datagram in snapshot.get("datagrams", ()):
+                self.datagrams.append((self.datagrams[-1][0] + 1 if self.datagrams else 1, datagram))
             self.history.append({name: snapshot[name] for name in _KEPT if name in snapshot})
         if found:
             self.received_ns = time.time_ns()
@@ -68,7 +72,9 @@ class State:
 
     def freeze(self) -> State:
         """What is there now, which does not change any more."""
-        return replace(self, history=deque(self.history, HISTORY), store=self.store.freeze(), paused_ns=time.time_ns())
+        history, datagrams = deque(self.history, HISTORY), deque(self.datagrams, DATAGRAMS)
+        kept = replace(self, history=history, datagrams=datagrams)
+        return replace(kept, store=self.store.freeze(), paused_ns=time.time_ns())
 
     @property
     def role(self) -> str:
