@@ -197,7 +197,32 @@ class DemoCollector:
             {"source": "GeoLite2-City.mmdb", "rows": 3_914_220, "looked_up": 2 * rows, "matched": rows}
             | {"reloads": 0, "failures": int(second > 50)},
         ]
-        return {"counters": counters, "tables": tables}
+        return {"counters": counters, "tables": tables, "gate": self._gate(sections["exporters"])}
+
+    def _gate(self, exporters: list[Snapshot]) -> Snapshot:
+        """As if it stood before the sockets on eth0."""
+        second, bad = self._second, next((row for row in exporters if row["address"] == _BROKEN), None)
+        refused = bad["datagrams"] if bad is not None else 0
+        none = dict.fromkeys(("not_allowed", "bad_version", "truncated", "bad_length", "rate_limited"), 0)
+        passed = self._counters.datagrams - refused
+        outcomes = {"other": 61 * second, "fragment": second // 20, "passed": passed, "redirected": 0}
+        outcomes |= none | {"bad_version": refused, "not_allowed": 3 * second}
+        rows = [
+            {"address": row["address"], "passed": row["datagrams"], "octets": row["octets"], "reasons": none}
+            for row in exporters
+            if row is not bad
+        ]
+        scanner = {"address": "203.0.113.99", "passed": 0, "octets": 0, "reasons": none | {"not_allowed": 3 * second}}
+        faulty = {"address": _BROKEN, "passed": 0, "octets": 0, "reasons": none | {"bad_version": refused}}
+        return {
+            "mode": "monitor",
+            "rate_limit": 5000,
+            "allow": 12,
+            "interfaces": [{"interface": "eth0", "hook": "xdp", "outcomes": outcomes, "stateless": 0}],
+            "exporters": [scanner, faulty, *rows],
+            "others": {"address": "other", "passed": 0, "octets": 0, "reasons": none},
+            "queues": [],
+        }
 
 
 @dataclass(slots=True)

@@ -54,6 +54,11 @@ class Panel(VerticalScroll, can_focus=True):
     def compose(self) -> ComposeResult:
         yield self._body
 
+    @property
+    def plain(self) -> str:
+        """What stands there, without styles."""
+        return self._shown[0]
+
     def show(self, lines: Iterable[Content]) -> None:
         made = Content("\n").join(list(lines))
         shown = made.plain, made.spans  # contents that differ in their styles alone are equal

@@ -58,7 +58,7 @@ def nice_top(values: Sequence[float | None]) -> float:
 class Plot(Widget):
     """A plot with a title, its last value and the number at its upper edge. ``show`` may be called at any time."""
 
-    DEFAULT_CSS = "Plot { height: 1fr; min-height: 4; width: 1fr; padding: 0 1 0 0; }"
+    DEFAULT_CSS = "Plot { height: 1fr; min-height: 4; width: 1fr; padding: 0 2 0 0; }"
 
     def __init__(self, title: str, unit: str = "", style: str = "$text-accent") -> None:
         super().__init__()

@@ -23,6 +23,7 @@ _KEPT = (
     "statistics",
     "collectors",
     "template_counts",
+    "map",
 )
 
 
