@@ -8,12 +8,12 @@ from __future__ import annotations
 import ctypes
 import platform
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyflowx import host
-from pyflowx.errors import ConfigError, PyflowxError
+from pyflowx.errors import ConfigError
 from pyflowx.live import FeedReader, is_dead
 
 OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
@@ -113,17 +113,22 @@ def _gate() -> Iterator[Check]:
     if not _may_load():
         yield Check("collect", "gate", NOTE, "not tried: --xdp needs root", "run pyflowx doctor with sudo to try it")
         return
+    from pyflowx.kernel.probe import GATE_NEEDS
+
+    yield from _probed("collect", *GATE_NEEDS)
+
+
+def _probed(part: str, *needed_for: str) -> Iterator[Check]:
+    """Features of this host, by trying them: those that something needs."""
     from pyflowx.kernel.probe import probe
 
-    for feature in probe("--xdp", "--af-xdp"):
-        status = OK if feature.present else NOTE
-        yield Check(
-            "collect",
-            feature.name,
-            status,
-            feature.message if feature.present else "does not work",
-            "" if feature.present else feature.message,
-        )
+    for feature in probe(*needed_for):
+        if feature.present:
+            yield Check(part, feature.name, OK, feature.message)
+        elif feature.needed_for == "export":
+            yield Check(part, feature.name, FAIL, "does not work", feature.message)
+        else:
+            yield Check(part, feature.name, NOTE, f"does not work; for {feature.needed_for}", feature.message)
 
 
 def _receive_buffer(root: Path) -> Check:
@@ -169,37 +174,9 @@ def _export() -> Iterator[Check]:
     slow = jit == "0"
     advice = "sysctl -w net.core.bpf_jit_enable=1: the programs run many times faster" if slow else ""
     yield Check("export", "BPF compiler", WARN if slow else OK, "off" if slow else "on", advice)
-    bcc, headers = _tried("bcc", _bcc), _tried("headers", _headers)
-    yield from (bcc, headers)
-    if enough and bcc.status == headers.status == OK:
-        yield _tried("programs", _programs)
+    from pyflowx.kernel.probe import EXPORT_NEEDS, UNPRIVILEGED
 
-
-def _tried(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check("export", name, OK, look())
-    except PyflowxError as error:
-        return Check("export", name, FAIL, "do not work" if name == "programs" else "not found", str(error))
-
-
-def _bcc() -> str:
-    from pyflowx.kernel.compiler import bcc
-
-    module = bcc()
-    return f"{getattr(module, '__version__', 'version unknown')}, {Path(str(module.__file__)).parent}"
-
-
-def _headers() -> str:
-    from pyflowx.kernel.headers import find_headers
-
-    return str(find_headers().source or "the running kernel's own")
-
-
-def _programs() -> str:
-    from pyflowx.kernel import Meter, MeterConfig
-
-    with Meter(MeterConfig(["lo"], max_flows=1024)):
-        return "compile, and the kernel takes them"
+    yield from _probed("export", *(EXPORT_NEEDS if enough else UNPRIVILEGED))
 
 
 # --- running processes ---------------------------------------------------------------------------------------------

@@ -82,6 +82,7 @@ class Trait(enum.IntFlag):
     EGRESS = 1 << 21
     REVERSE = 1 << 22  # packets of both directions (RFC 5103)
     SAMPLED = 1 << 23
+    SPI = 1 << 24
 
 
 _ICMP4, _ICMP6 = Trait.ICMP | Trait.IPV4, Trait.ICMP | Trait.IPV6
@@ -136,6 +137,7 @@ FIELDS = (
     Field("mplsLabelStackSection3", "mpls_3", Trait.MPLS_3, 3),
     Field("layer2SegmentId", "segment_id", Trait.SEGMENT),
     Field("greKey", "segment", Trait.GRE),
+    Field("IPSecSPI", "segment", Trait.SPI),
     Field("ingressInterface", "ifindex", Trait.INGRESS),
     Field("egressInterface", "ifindex", Trait.EGRESS),
     Field("flowDirection", "direction", _ALWAYS),
@@ -178,14 +180,15 @@ _MOST_OF_V5 = np.uint64(0xFFFFFFFF)  # packets and octets of a record
 
 # What a level of the key leaves out though the protocol would have it.
 _LACKS = {
-    "ip": Trait.PROTOCOL | Trait.TOS | Trait.PORTS | Trait.TCP | Trait.ICMP | Trait.IGMP,
-    "proto": Trait.TOS | Trait.PORTS,
+    "ip": Trait.PROTOCOL | Trait.TOS | Trait.PORTS | Trait.TCP | Trait.ICMP | Trait.IGMP | Trait.SPI,
+    "proto": Trait.TOS | Trait.PORTS | Trait.SPI,
 }
 _BY_PROTOCOL = np.zeros((3, 256), np.uint32)  # of what is not IP, of IPv4, of IPv6
 _BY_PROTOCOL[1:, [6, 17, 33, 132, 136]] = Trait.PORTS  # TCP, UDP, DCCP, SCTP, UDP-Lite
 _BY_PROTOCOL[1:, 6] = Trait.PORTS | Trait.TCP
 _BY_PROTOCOL[[1, 2], [1, 58]] = Trait.ICMP
 _BY_PROTOCOL[1, 2] = Trait.IGMP
+_BY_PROTOCOL[[1, 1, 2], [50, 51, 50]] = Trait.SPI
 _BY_PROTOCOL[1] |= int(Trait.IPV4 | Trait.IP | Trait.PROTOCOL | Trait.TOS)
 _BY_PROTOCOL[2] |= int(Trait.IPV6 | Trait.IP | Trait.PROTOCOL | Trait.TOS)
 _BY_TUNNEL = np.zeros(len(Tunnel), np.uint32)
@@ -237,7 +240,7 @@ def traits(records: FlowRecords) -> npt.NDArray[np.uint32]:
     version, protocol = rows["ip_version"], rows["protocol"]
     found = _BY_PROTOCOL[(version >> 1) - (version > 0), protocol]
     found = found | np.where(rows["direction"] == 0, Trait.INGRESS, Trait.EGRESS).astype(np.uint32)
-    found |= _BY_TUNNEL[rows["tunnel"]]
+    found |= np.where(found & Trait.SPI, 0, _BY_TUNNEL[rows["tunnel"]])  # the key has room for one of them
     for name, trait in _NOT_0:
         if name in rows:
             found |= (rows[name] != 0) * np.uint32(trait)

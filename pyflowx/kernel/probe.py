@@ -37,10 +37,10 @@ class Feature(NamedTuple):
     message: str
 
 
-def probe(*needed_for: str) -> list[Feature]:
-    """Each feature, there or not; only those for what is named, if anything is. Makes small maps and programs and
-    attaches nothing; without privilege the kernel refuses most, and the message says so."""
-    return [_tried(*row) for row in _FEATURES if not needed_for or row[2] in needed_for]
+def probe(*wanted: str) -> list[Feature]:
+    """Each feature, there or not; only those that are named or needed for what is named, if anything is. Makes small
+    maps and programs and attaches nothing; without privilege the kernel refuses most, and the message says so."""
+    return [_tried(*row) for row in _FEATURES if not wanted or {row[0], row[2]} & set(wanted)]
 
 
 def _tried(name: str, since: str, needed_for: str, look: Callable[[], str]) -> Feature:
@@ -150,3 +150,8 @@ _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("AF_XDP sockets", "5.4", "--af-xdp", _af_xdp),
     ("our programs", "5.10", "export", _programs),
 )
+UNPRIVILEGED = tuple(name for name, since, *_ in _FEATURES if not since)
+"""Features that can be tried by anybody."""
+GATE_NEEDS = ("--xdp", "--af-xdp")
+EXPORT_NEEDS = tuple({needed_for: None for _, _, needed_for, _ in _FEATURES if needed_for not in GATE_NEEDS})
+"""What ``pyflowx collect`` and ``pyflowx export`` may want."""

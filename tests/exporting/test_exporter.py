@@ -215,7 +215,7 @@ def test_the_end_detaches_before_the_last_drain(clock):
     with Stepped(clock, meter, Sender(), 2) as exporter:
         exporter.start()
         exporter.run()
-    assert meter.calls == ["attach", "drain", "drain", "detach", "drain"]
+    assert meter.calls == ["attach", "drain", "drain", "detach", "drain", "drain"]
 
 
 def test_flows_go_out_even_if_detaching_fails(clock):

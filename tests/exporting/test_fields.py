@@ -54,6 +54,9 @@ def sent(records, schema=None, boot=OFFSET):
         ({"vlan": 5, "inner_vlan": 6}, {"dot1qCustomerVlanId"}, {"layer2SegmentId"}),
         ({"segment": 5, "tunnel": Tunnel.VXLAN}, {"layer2SegmentId"}, {"tcpMaximumSegmentSize", "greKey"}),
         ({"segment": 5, "tunnel": Tunnel.GRE}, {"greKey"}, {"layer2SegmentId"}),
+        ({"protocol": 50, "segment": 5}, {"IPSecSPI"}, {"sourceTransportPort", "greKey"}),
+        ({"protocol": 51, "segment": 5, "tunnel": Tunnel.GRE}, {"IPSecSPI"}, {"greKey", "layer2SegmentId"}),
+        ({"protocol": 50, "ip_version": 6, "segment": 5}, {"IPSecSPI"}, {"sourceIPv4Address"}),
         ({"tunnel": Tunnel.IP}, set(), {"greKey", "layer2SegmentId"}),
         ({"tcp_mss": 1460}, {"tcpMaximumSegmentSize", "tcpWindowScale"}, {"flowLabelIPv6"}),
         ({"protocol": 17, "tcp_mss": 1460}, set(), {"tcpMaximumSegmentSize"}),
@@ -89,7 +92,7 @@ def test_every_combination_of_traits_has_a_record_that_can_be_sent(protocol, bif
     rng = np.random.default_rng(5)
     n = 3000
     keys, values = np.zeros(n, KEY_DTYPE), np.zeros(n, VALUE_DTYPE)
-    keys["protocol"] = rng.choice([1, 2, 6, 17, 47, 58, 132], n)
+    keys["protocol"] = rng.choice([1, 2, 6, 17, 47, 50, 58, 132], n)
     keys["ip_version"], keys["direction"] = rng.choice([0, 4, 6], n), rng.integers(0, 2, n)
     keys["vlan"], keys["tunnel"] = rng.integers(0, 2, n), rng.integers(0, len(Tunnel), n)
     values["mpls_depth"], values["ethertype"] = rng.integers(0, 5, n), rng.integers(0, 2, n)
