@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Static
 
@@ -173,7 +175,8 @@ class PyflowxApp(App[None]):
                 self.view.refresh_from(state)
             else:  # a key that was pressed meanwhile goes first
                 self.call_later(self._show_news, state)
-        self._chrome()
+        with suppress(NoMatches):  # when the application ends, its widgets go first
+            self._chrome()
 
     def _show_news(self, state: State) -> None:
         if state is self.state:

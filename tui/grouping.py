@@ -15,7 +15,7 @@ from pyflowx.errors import ConfigError
 from . import cells
 from .columns import Labels, address_text
 from .index import mix
-from .sorting import distinct
+from .sorting import argsort, distinct
 from .store import FlowStore
 from .table import Values, take
 from .text import clean
@@ -182,11 +182,15 @@ class Groups:
 def group(store: FlowStore, by: Sequence[Dimension], rows: Array | None = None) -> Groups:
     """The flows (all, or those of ``rows``) by what they have in common."""
     chosen = np.arange(len(store)) if rows is None else rows
-    hashes = np.zeros(len(chosen), np.uint64)
+    hashes = np.full(len(chosen), store.seed, np.uint64)
     for dimension in by:
         for part in _parts(take(dimension.values(store), chosen)):
             hashes = mix(hashes, part)
     keys, first, codes = distinct(hashes)
+    order = argsort(first)  # in that of their first flows, whatever the hash
+    places = np.empty(len(order), np.int64)
+    places[order] = np.arange(len(order))
+    keys, first, codes = keys[order], first[order], places[codes]
     return Groups(tuple(by), chosen, codes, chosen[first], keys, np.bincount(codes, minlength=len(keys)))
 
 

@@ -26,7 +26,7 @@ class Index:
     """``hashes``: of the rows there are, one place a row; they must be distinct."""
 
     def __init__(self, hashes: U64) -> None:
-        bits = max(12, int(2 * len(hashes) + 1).bit_length())
+        bits = max(9, int(2 * len(hashes) + 1).bit_length())
         self._mask = np.uint64((1 << bits) - 1)
         self._rows = np.full(1 << bits, _FREE, np.int32)
         self._keys = np.zeros(1 << bits, np.uint64)

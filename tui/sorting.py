@@ -25,6 +25,8 @@ def _bits(values: Array) -> Array:
     if values.dtype.kind == "u":
         return values
     unsigned: Any = np.dtype(f"u{values.dtype.itemsize}").type
+    if values.dtype.kind == "f":
+        values = values + values.dtype.type(0)  # there is one zero only
     bits, top = values.view(unsigned), unsigned(1 << (8 * values.dtype.itemsize - 1))
     return np.asarray(np.where(bits & top, ~bits, bits | top) if values.dtype.kind == "f" else bits ^ top)
 
@@ -37,7 +39,7 @@ def argsort(values: Array, descending: bool = False) -> Order:
     if bits.dtype.itemsize <= 2:
         return np.argsort(bits, kind="stable")
     order: Order | None = None
-    digits = bits.astype(bits.dtype.newbyteorder("<"), copy=False).view("<u2").reshape(len(bits), -1)
+    digits = bits.astype(bits.dtype.newbyteorder("<"), copy=False).view("<u2").reshape(len(bits), bits.itemsize // 2)
     for digit in digits.T:
         part = np.ascontiguousarray(digit, np.uint16)
         if len(part) == 0 or part.min() == part.max():

@@ -31,7 +31,7 @@ _REVERSED: Final = ("sampler_address", "proto")
 _DTYPES: Final = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "time": np.int64}
 _DTYPES_MORE: Final = {"mac": np.uint64, "i64": np.int64, "f64": np.float64}
 TYPES: Final = {column.name: column.type for column in TABLE}
-_LEAST = 4096
+_LEAST = 256
 _OWN: Final = {
     "id": np.int64,
     "first_ns": np.int64,
@@ -63,7 +63,7 @@ class FlowStore:
         self.evicted = 0
         self.time_ns = 0
         self.has_ipv6 = False
-        self._seed = np.uint64(secrets.randbits(63) if seed is None else seed)  # no peer can choose flows that collide
+        self.seed = np.uint64(secrets.randbits(63) if seed is None else seed)  # no peer can choose flows that collide
         self._room = 0
         self._next_id = 1
         self._own: dict[str, Array] = {name: np.zeros(0, dtype) for name, dtype in _OWN.items()}
@@ -144,10 +144,16 @@ class FlowStore:
             values, valid = self._columns[name][rows], self._valid.get(name)
             if name in ("bytes", "packets"):
                 values = self.own("octets" if name == "bytes" else name)[rows]
-            labels = self._labels.get(name)
             chosen = None if valid is None else valid[rows]
-            texts = None if labels is None else tuple(labels.texts)
-            columns[name] = CommonColumn(self.types[name], values, chosen, texts)
+            labels = self._labels.get(name)
+            if self.types[name] in ("i64", "f64"):
+                distinct, values = np.unique(values, return_inverse=True)
+                columns[name] = CommonColumn(
+                    self.types[name], values.astype(np.uint32), chosen, tuple(distinct.tolist())
+                )
+            else:
+                texts = None if labels is None else tuple(labels.texts)
+                columns[name] = CommonColumn(self.types[name], values, chosen, texts)
         return CommonBatch(columns, len(rows))
 
     def query_columns(self) -> QueryColumns:
@@ -208,6 +214,7 @@ class FlowStore:
             kept = new[np.sort(first)]
             if len(kept) > self.capacity:  # more in one batch than there is room for: the last ones
                 kept = kept[-self.capacity :]
+            self._own["last_ns"][rows[rows >= 0]] = self.time_ns  # they are of use and must not make room
             self._make_room(len(kept))
             self._insert(hashes[kept], values, columns, kept)
             rows = self._index.find(hashes)
@@ -218,7 +225,7 @@ class FlowStore:
             self._update(values, columns, rows, slice(None))
 
     def _hash(self, values: Mapping[str, Array], columns: Mapping[str, CommonColumn], n: int) -> U64:
-        hashes = np.full(n, self._seed, np.uint64)
+        hashes = np.full(n, self.seed, np.uint64)
         for name in KEY:
             if name not in values:
                 hashes = mix(hashes, np.zeros(1, np.uint64))
@@ -248,7 +255,7 @@ class FlowStore:
         """A hash that a flow and the flow back share."""
         ends = []
         for side in ("src", "dst"):
-            hashes = np.full(n, self._seed, np.uint64)
+            hashes = np.full(n, self.seed, np.uint64)
             for name in (f"{side}_addr", f"{side}_port"):
                 for part in _parts(values[name]) if name in values else ():
                     hashes = mix(hashes, part)

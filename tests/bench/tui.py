@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 KEYS = 60
+HEADER = 2  # lines above the rows: the screen that is shown has the cursor's colour too
 CURSOR = re.compile(rb"\x1b\[(\d+);\d+H(?:(?!\x1b\[\d+;\d+H).)*?48;2;1;120;212", re.DOTALL)  # a line in its colour
 
 
@@ -32,7 +33,7 @@ class Load:
     """A source whose snapshots change every flow, twice a second; as a collector in this process gives them."""
 
     name, state, message = "load", "live", ""
-    hello = {"role": "collect"}  # noqa: RUF012
+    hello = {"role": "collect"}
 
     def __init__(self, flows: int) -> None:
         from pyflowx.common import TABLE, CommonBatch, CommonColumn
@@ -46,7 +47,8 @@ class Load:
         for name in ("src_addr", "dst_addr"):
             columns[name] = CommonColumn("address", rng.integers(1, 2**32, flows).astype(np.uint32))
         columns["flow_type"] = CommonColumn("label", np.zeros(flows, np.uint8), None, ("IPFIX",))
-        counts = [rng.pareto(1.2, flows) * 3000 for _ in range(4)]
+        heavy = rng.pareto(1.2, flows) * 3000
+        counts = [heavy * factor for factor in (1.0, 1.2, 0.9, 1.1)]  # all change, none overtakes: the cursor stays
         self._batches = [
             CommonBatch({**columns, "bytes": CommonColumn("u64", octets.astype(np.uint64))}, flows) for octets in counts
         ]
@@ -89,7 +91,7 @@ def terminal(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
     if pid == 0:
         os.environ |= {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
         os.environ.pop("NO_COLOR", None)
-        os.execv(sys.executable, [sys.executable, __file__, "--child", *sys.argv[1:]])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, __file__, "--child", *sys.argv[1:]])
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
     os.kill(pid, signal.SIGWINCH)
     try:
@@ -118,10 +120,15 @@ def cpu_seconds(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def cursor_line(painted: bytes) -> int | None:
+    """The line of the terminal that the cursor was painted in last."""
+    return next((line for line in map(int, reversed(CURSOR.findall(painted))) if line > HEADER), None)
+
+
 def key_to_paint(fd: int, rng: np.random.Generator) -> list[float]:
     """Seconds from each key to the first paint of the cursor in another line of the terminal."""
-    os.write(fd, b"\x1b[B")
-    line = int((CURSOR.findall(read_for(fd, 1.5)) or [b"0"])[-1])
+    os.write(fd, b"\x1b[6~")
+    line = cursor_line(read_for(fd, 1.5)) or 0
     found = []
     for number in range(KEYS):
         read_for(fd, float(rng.uniform(0.05, 0.35)))  # at any phase of the refreshes
@@ -129,8 +136,7 @@ def key_to_paint(fd: int, rng: np.random.Generator) -> list[float]:
         os.write(fd, b"\x1b[B" if number % 20 < 10 else b"\x1b[A")
         while new == line and time.monotonic() - begin < 5:
             seen += os.read(fd, 1 << 16) if select.select([fd], [], [], 0.5)[0] else b""
-            lines = [int(each) for each in CURSOR.findall(seen)]
-            new = lines[-1] if lines else line
+            new = cursor_line(seen) or line
         found.append(time.monotonic() - begin)
         line = new
     return found
@@ -154,11 +160,15 @@ def main() -> None:
         octets = len(read_for(fd, options.seconds))
         share = (cpu_seconds(pid) - before) / (time.monotonic() - begin)
         delays = sorted(key_to_paint(fd, np.random.default_rng(2)))
-    print(f"{options.flows} flows, all changed at 2 Hz, {options.screen} at {options.size}: {100 * share:.1f}% of a core,")
+    print(
+        f"{options.flows} flows, all changed at 2 Hz, {options.screen} at {options.size}: {100 * share:.1f}% of a core,"
+    )
     print(f"{octets / options.seconds / 1e3:.0f} kB/s to the terminal")
     p95 = delays[int(0.95 * len(delays))]
-    print(f"key to paint: median {1e3 * statistics.median(delays):.0f} ms, 95% {1e3 * p95:.0f} ms, "
-          f"most {1e3 * delays[-1]:.0f} ms ({len(delays)} keys)")
+    print(
+        f"key to paint: median {1e3 * statistics.median(delays):.0f} ms, 95% {1e3 * p95:.0f} ms, "
+        f"most {1e3 * delays[-1]:.0f} ms ({len(delays)} keys)"
+    )
 
 
 if __name__ == "__main__":

@@ -243,9 +243,8 @@ class Pairs:
             wanted = np.zeros(self._n, bool)
             wanted[chosen] = True
             found = np.logical_or.reduceat(wanted[self._order], begins)
-            self.first = first[found]
-        else:
-            self.first = first
+            first = first[found]
+        self.first = np.sort(first)
 
     def sums(self, values: Any) -> tuple[Any, Any]:
         """n values forward and back, in the rows of the flows that began."""
