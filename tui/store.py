@@ -32,6 +32,7 @@ _DTYPES: Final = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.
 _DTYPES_MORE: Final = {"mac": np.uint64, "i64": np.int64, "f64": np.float64}
 TYPES: Final = {column.name: column.type for column in TABLE}
 _LEAST = 256
+_NOTHING = np.zeros(1, np.uint64)
 _OWN: Final = {
     "id": np.int64,
     "first_ns": np.int64,
@@ -227,11 +228,8 @@ class FlowStore:
     def _hash(self, values: Mapping[str, Array], columns: Mapping[str, CommonColumn], n: int) -> U64:
         hashes = np.full(n, self.seed, np.uint64)
         for name in KEY:
-            if name not in values:
-                hashes = mix(hashes, np.zeros(1, np.uint64))
-                continue
-            for part in _parts(values[name]):
-                valid = columns[name].valid
+            for part in _parts(name, values):
+                valid = columns[name].valid if name in columns else None
                 hashes = mix(hashes, part if valid is None else np.where(valid, part, 0))
         return hashes
 
@@ -257,12 +255,12 @@ class FlowStore:
         for side in ("src", "dst"):
             hashes = np.full(n, self.seed, np.uint64)
             for name in (f"{side}_addr", f"{side}_port"):
-                for part in _parts(values[name]) if name in values else ():
+                for part in _parts(name, values):
                     hashes = mix(hashes, part)
             ends.append(hashes)
         both: U64 = ends[0] + ends[1]
         for name in _REVERSED:
-            for part in _parts(values[name]) if name in values else ():
+            for part in _parts(name, values):
                 both = mix(both, part)
         return both
 
@@ -374,9 +372,12 @@ def _longer(values: Array, room: int) -> Array:
     return np.concatenate([values, more])
 
 
-def _parts(values: Array) -> tuple[Array, ...]:
-    """A column as columns of integers."""
-    if values.ndim == 1:
-        return (values,)
-    halves = np.ascontiguousarray(values).view(np.uint64)
+def _parts(name: str, values: Mapping[str, Array]) -> tuple[Array, ...]:
+    """A column of the key as columns of integers; zeros where there is none, as where it is null."""
+    if name not in values:
+        return (_NOTHING,) * (2 if TYPES[name] == "address" else 1)
+    column = values[name]
+    if column.ndim == 1:
+        return (column,)
+    halves = np.ascontiguousarray(column).view(np.uint64)
     return halves[:, 0], halves[:, 1]

@@ -127,7 +127,7 @@ def cursor_line(painted: bytes) -> int | None:
 
 def key_to_paint(fd: int, rng: np.random.Generator) -> list[float]:
     """Seconds from each key to the first paint of the cursor in another line of the terminal."""
-    os.write(fd, b"\x1b[6~")
+    os.write(fd, b"\x1b[6~" + 12 * b"\x1b[A")  # where ten lines further down need no scrolling
     line = cursor_line(read_for(fd, 1.5)) or 0
     found = []
     for number in range(KEYS):
