@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -141,9 +142,9 @@ class RunningGate:
         self.view: GateView = GateView(gate, self.reload)
 
     def start(self, addresses: Sequence[tuple[str, int]]) -> None:
-        """Attach, and look at datagrams to the sockets that there are."""
+        """Look at datagrams to the sockets that there are."""
         self.gate.listen(addresses)
-        for at in self.gate.attach():
+        for at in self.gate.attachments:
             LOG.info(f"gate on {at.interface} ({at.hook}): " + _DOES[self.gate.config.enforce])
 
     def watch(self) -> None:
@@ -170,8 +171,8 @@ class RunningGate:
 
 @contextmanager
 def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
-    """Loads the gate, if there is to be one, and gives up all privileges that it does not need; to be done before there
-    are threads. It is attached when the collector can be told to end in good order, by :meth:`RunningGate.start`."""
+    """Puts the gate before its interfaces, if there are any, and gives up all privileges that it does not need; to be
+    done before there are threads. All passes until :meth:`RunningGate.start`."""
     if not gating.interfaces:
         yield None
         return
@@ -181,7 +182,9 @@ def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
     if not inputs.addresses:
         raise ConfigError("--xdp is for datagrams from the network, and there is only --pcap; leave one of them out")
     user = find_user(gating.user) if gating.user else None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the collector has its own: detach
     with Gate(gating.config(inputs)) as gate:
+        gate.attach()
         low = any(0 < port < _PRIVILEGED_PORTS for _, port in inputs.addresses)
         drop(user, *([CAP_NET_BIND_SERVICE] if low else []))
         yield RunningGate(gate, gating)

@@ -87,7 +87,7 @@ class Hooks(ABC):
 
     def detach(self) -> None:
         """Remove our programs from all interfaces."""
-        for ifindex in list(self._attached):
+        for ifindex in reversed(list(self._attached)):  # XDP cannot change below a device that has it
             self._release(ifindex)
         if self._links is not None:
             self._links.close()

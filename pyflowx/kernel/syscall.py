@@ -274,10 +274,11 @@ class Program(_Descriptor):
 
     @classmethod
     def by_id(cls, id: int) -> Program | None:
-        """A program that anybody has loaded; None where it has gone meanwhile."""
+        """A program that anybody has loaded; None where it has gone meanwhile, or where we may not look (that takes
+        CAP_SYS_ADMIN)."""
         try:
             return cls(_call(_PROG_FD_BY_ID, _attr("III", id, 0, 0)))
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return None
         except OSError as error:
             raise refused(f"cannot look at program {id}", error) from error
