@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_OCTETS = 2 << 20
 """Octets of datagrams that are decoded at once. Memory follows them: an octet of hostile ones costs some hundred."""
 LINGER_S = 0.06  # how long a batch gathers datagrams; a line has to be out 0.1 s after its datagram
+_LONG_LINGER_S = 0.15  # where nobody waits for rows: what a batch costs is shared by more of them
 _IDLE_S = 1.0  # what is done each second is done without datagrams too
 
 Consume = Callable[[Decoded], None]
@@ -119,7 +120,7 @@ class Collector:
         """Until :meth:`stop`, the end of the source or of the reader of our output; SinkError where output fails."""
         try:
             while not self.is_stopping:
-                packets = source.receive(_IDLE_S, LINGER_S)
+                packets = source.receive(_IDLE_S, LINGER_S if self._sink.prompt else _LONG_LINGER_S)
                 if packets is not None:
                     self._process(packets)
                 elif getattr(source, "exhausted", False):

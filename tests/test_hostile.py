@@ -144,6 +144,8 @@ class Source:
 class Flows:
     """A sink that keeps the octets of the good exporter's flows."""
 
+    prompt = True
+
     def __init__(self) -> None:
         self.rows = self.octets = 0
         self.good: list[int] = []

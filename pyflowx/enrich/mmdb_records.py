@@ -142,11 +142,13 @@ class MmdbRecords:
 
     def codes(self, records: I32) -> list[I32]:
         """For each field the codes of some records, -1 for record -1."""
-        new = records[self._codes[0][records] == _NEW]
-        if len(new):
-            for record in np.unique(new).tolist():
-                self._look_into(record)
-        return [codes[records] for codes in self._codes]
+        found = [codes.take(records) for codes in self._codes]  # -1 is the last
+        new = found[0] == _NEW
+        if not new.any():
+            return found
+        for record in np.unique(records[new]).tolist():
+            self._look_into(record)
+        return [codes.take(records) for codes in self._codes]
 
     def _sample(self) -> list[int]:
         offsets: list[int] = self._offsets[:: max(1, len(self._offsets) // _SAMPLE)].tolist()

@@ -107,7 +107,7 @@ class Records:
 
     def codes(self, records: I32) -> list[I32]:
         """For each field the codes of some records; record -1 has none (it stands behind the last)."""
-        return [codes[records] for codes in self._codes]
+        return [codes.take(records) for codes in self._codes]
 
 
 def _distinct(columns: Sequence[I32]) -> tuple[I32, I64]:

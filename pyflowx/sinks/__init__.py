@@ -23,8 +23,12 @@ class Sink(Protocol[Batch]):
 
     ``rows``: flows (raw: messages) that were written; ``octets``: how many octets they took. Both count
     what the target has accepted. ``lost``: rows that were given to a sink that could not write them and went on.
+    ``prompt``: somebody may wait for each row, so that batches are to be kept short.
     Every method may raise :class:`~pyflowx.errors.SinkError`.
     """
+
+    @property
+    def prompt(self) -> bool: ...
 
     @property
     def rows(self) -> int: ...
@@ -57,6 +61,8 @@ class Encoder(Generic[AnyBatch]):
     """Whether two files one behind the other are a file (with one beginning)."""
     live: ClassVar[bool] = True
     """Whether a file can be read before its end is written."""
+    prompt: ClassVar[bool] = True
+    """Whether rows are written as they come; else some are held back until the next flush."""
 
     def count(self, batch: AnyBatch) -> int:
         """The rows of a batch."""

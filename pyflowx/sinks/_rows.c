@@ -12,10 +12,14 @@
 // A column is a tuple (kind, lead, trail, values, valid, extra):
 //   kind    u unsigned, i signed (1, 2, 4, 8 octets), m MAC (u8), 4 IPv4 (u4), 6 IPv6 (n, 16),
 //           a the same with IPv4-mapped shown as IPv4, l label (an unsigned code), t text,
+//           c text by its code (int32 or uint32),
 //           v unsigned or int64 as a varint, b IPv4 (u4) and B IPv6 (n, 16) as a length octet and
 //           the octets of the address (IPv4-mapped: four)
 //   valid   None (no nulls) or one octet a row, 0 where the value is null
-//   extra   for l a tuple of bytes, one a code; for t a pair (starts, lengths) of int64 into values
+//   extra   for l a tuple of bytes, one a code; for t a pair (starts, lengths) of int64 into
+//   values;
+//           for c (octets, ends, longest): text i ends at the int64 ends[i + 1], where the next one
+//           begins, and behind the last there are SLACK octets; none has more than `longest`
 // Text and labels are copied as they are: whoever made them has escaped them. Values may be strided
 // (0 too), of the machine's byte order. The GIL is free while it runs: nobody may write to the
 // columns meanwhile. Only the buffer protocol and the limited API are used.
@@ -32,14 +36,16 @@
 enum length { NO_LENGTH, VARINT_LENGTH, FIXED_LENGTH };
 
 struct column {
-	Py_buffer values, valid, starts, lengths;
-	const char *lead, *trail; // with SLACK octets readable behind them: they lie in `texts`
+	Py_buffer values, valid;
+	Py_buffer starts, lengths; // of text; for coded text: where texts end, and the texts
+	const char *lead, *trail;  // with SLACK octets readable behind them: they lie in `texts`
 	size_t lead_size, trail_size;
 	PyObject *labels;
 	const char **label;
 	size_t *label_size;
 	size_t labels_count;
-	size_t text_max;	   // for labels; 0 for text, whose length is looked up row by row
+	size_t text_max; // for labels and coded text; 0 for text, whose length is looked up row by
+			 // row
 	size_t last_at, last_size; // the cell written before, to copy when the value comes again
 	uint64_t last_value[2];
 	bool has_last;
@@ -141,7 +147,24 @@ static char *put_text(char *to, const struct column *c, Py_ssize_t row)
 	return put(to + size, c->trail, c->trail_size);
 }
 
-// NULL: a label code without a label.
+// A cell of coded text; NULL: a code without one, or a text outside the octets.
+static char *put_coded(char *to, const struct column *c, Py_ssize_t row)
+{
+	uint64_t code = load(c, row);
+	int64_t bounds[2];
+
+	if (code >= c->labels_count)
+		return NULL;
+	memcpy(bounds, (const char *)c->starts.buf + code * sizeof(int64_t), sizeof(bounds));
+	if (bounds[0] < 0 || bounds[1] < bounds[0] || bounds[1] > c->lengths.len - SLACK ||
+	    (size_t)(bounds[1] - bounds[0]) > c->text_max)
+		return NULL;
+	to = put(to, c->lead, c->lead_size);
+	to = put(to, (const char *)c->lengths.buf + bounds[0], (size_t)(bounds[1] - bounds[0]));
+	return put(to, c->trail, c->trail_size);
+}
+
+// NULL: a code without a label.
 static inline char *put_cell(char *to, struct column *c, Py_ssize_t row, const char *out)
 {
 	uint64_t value[2] = {0, 0};
@@ -149,6 +172,8 @@ static inline char *put_cell(char *to, struct column *c, Py_ssize_t row, const c
 
 	if (c->kind == 't')
 		return put_text(to, c, row);
+	if (c->kind == 'c')
+		return put_coded(to, c, row);
 	if (is_wide(c->kind))
 		memcpy(value, (const char *)c->values.buf + row * c->values.strides[0], 16);
 	else
@@ -328,6 +353,33 @@ static bool take_labels(struct column *c, PyObject *labels)
 	return true;
 }
 
+static bool take_coded(struct column *c, PyObject *extra)
+{
+	Py_ssize_t longest;
+
+	if (!PyTuple_Check(extra) || PyTuple_Size(extra) != 3) {
+		PyErr_SetString(PyExc_TypeError, "coded text: (octets, ends, longest)");
+		return false;
+	}
+	longest = PyLong_AsSsize_t(PyTuple_GetItem(extra, 2));
+	if (longest < 0) {
+		if (!PyErr_Occurred())
+			PyErr_SetString(PyExc_ValueError, "longest: negative");
+		return false;
+	}
+	if (!take(PyTuple_GetItem(extra, 0), &c->lengths, "B", 0, "octets") ||
+	    !take(PyTuple_GetItem(extra, 1), &c->starts, INT64_FORMATS, 1, "ends"))
+		return false;
+	if (c->lengths.len < SLACK || longest > c->lengths.len || c->lengths.strides[0] != 1 ||
+	    (c->starts.shape[0] > 1 && c->starts.strides[0] != sizeof(int64_t))) {
+		PyErr_SetString(PyExc_ValueError, "coded text: not one run of octets, or of ends");
+		return false;
+	}
+	c->labels_count = (size_t)c->starts.shape[0] - 1;
+	c->text_max = (size_t)longest;
+	return true;
+}
+
 static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_ssize_t rows)
 {
 	PyObject *starts, *lengths;
@@ -370,6 +422,8 @@ static bool take_values(struct column *c, PyObject *values, PyObject *extra, Py_
 			return true;
 		PyErr_SetString(PyExc_ValueError, "text: not one run of octets");
 		return false;
+	case 'c':
+		return take(values, &c->values, "iI", rows, "codes") && take_coded(c, extra);
 	default:
 		PyErr_Format(PyExc_ValueError, "no kind '%c'", c->kind);
 		return false;
@@ -465,7 +519,9 @@ static bool take_table(struct table *t, PyObject *columns, PyObject *const fixed
 		if (!take_column(c, PyTuple_GetItem(columns, i), &texts, rows))
 			return false;
 		t->row_max += t->separator_size + c->lead_size + c->trail_size;
-		t->row_max += c->kind == 'l' ? c->text_max : c->kind == 't' ? 0 : CELL_MAX;
+		t->row_max += c->kind == 'l' || c->kind == 'c' ? c->text_max
+			      : c->kind == 't'		       ? 0
+							       : CELL_MAX;
 	}
 	return true;
 }

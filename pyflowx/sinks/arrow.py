@@ -20,7 +20,7 @@ from pyflowx.sinks import Encoder, Piece
 from pyflowx.sinks.cells import TextCells
 from pyflowx.sinks.flatbuffer import Scalar, Structs, Table, build
 from pyflowx.sinks.protobuf import label_text
-from pyflowx.sinks.rows import RowWriter, cell
+from pyflowx.sinks.rows import RowWriter
 from pyflowx.sinks.schema import Field, contiguous, fields
 from pyflowx.sinks.stage import Stage
 
@@ -97,7 +97,7 @@ class _Texts:
         writer = self._writers.get(name)
         if writer is None:
             writer = self._writers[name] = RowWriter(b"", b"", b"", nulls=True)
-        return writer.whole((cell(b"", self._cells.value(name, column)),), n)
+        return writer.whole((self._cells.cell(name, column),), n)
 
 
 class _Body:
@@ -123,6 +123,7 @@ class CommonArrow(Encoder[CommonBatch]):
 
     suffix = ".arrows"
     appends = False
+    prompt = False
 
     def __init__(self, extra: Mapping[str, str] | None = None, *, binary: bool = False) -> None:
         self._fields = fields(extra)

@@ -8,7 +8,7 @@ import numpy as np
 
 from pyflowx.fill import CommonColumn
 from pyflowx.sinks.labels import LabelTexts
-from pyflowx.sinks.rows import Value
+from pyflowx.sinks.rows import Cell, Value, cell
 
 _KINDS = {"time": "i", "mac": "m"}  # of the row writer; all other types are unsigned integers
 _NO, _ZERO = np.False_, np.uint8(0)
@@ -20,6 +20,12 @@ class TextCells:
     def __init__(self, render: Callable[[str | int | float], bytes], *, quoted: bool) -> None:
         self._render, self._quoted = render, quoted
         self._labels = LabelTexts(render)
+
+    def cell(self, name: str, column: CommonColumn, lead: bytes = b"") -> Cell:
+        """A column of a row, behind ``lead``, always the same for a name."""
+        if isinstance(column.labels, list):
+            return cell(b"", self._labels.value(name, column, lead))
+        return cell(lead, self.value(name, column))
 
     def value(self, name: str, column: CommonColumn) -> Value:
         """How the row writer is to render a column."""

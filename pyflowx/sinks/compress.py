@@ -32,6 +32,7 @@ class Compressed(Encoder[AnyBatch]):
     """Another format, compressed: frames that each hold whole rows, so that a file is good up to any of them."""
 
     appends = False
+    prompt = False
 
     def __init__(self, inner: Encoder[AnyBatch], method: str) -> None:
         compress = compressor(method)

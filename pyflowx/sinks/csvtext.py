@@ -42,4 +42,4 @@ class CommonCsv(Encoder[CommonBatch]):
         return self._writer.chunks(cells, len(batch))
 
     def _cell(self, name: str, column: CommonColumn | None, n: int) -> Cell:
-        return cell(b"", null(n) if column is None else self._cells.value(name, column))
+        return cell(b"", null(n)) if column is None else self._cells.cell(name, column)

@@ -9,6 +9,8 @@ from pyflowx.decoded import Decoded
 class Discard:
     """A :class:`~pyflowx.sinks.Sink` of both formats; ``rows`` counts flows, or messages if it is given Decoded."""
 
+    prompt = False
+
     def __init__(self) -> None:
         self.rows = 0
         self.octets = 0

@@ -22,6 +22,10 @@ class Handover(Generic[AnyBatch]):
         for _ in chain(encoder.begin(), encoder.flush()):
             pass
 
+    @property
+    def prompt(self) -> bool:
+        return self._encoder.prompt
+
     def write(self, batch: AnyBatch) -> None:
         self._hand_over(self._encoder.encode(batch))
 

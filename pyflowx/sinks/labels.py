@@ -7,9 +7,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from pyflowx.batch import I64, U8, Array, Octets
+from pyflowx.batch import I64, U8, Array
 from pyflowx.fill import CommonColumn
-from pyflowx.sinks.rows import Value
+from pyflowx.sinks.rows import SLACK, Value
 
 Label = TypeVar("Label")
 
@@ -19,23 +19,25 @@ class _Rendered(Generic[Label]):
 
     def __init__(self, labels: Sequence[Label], render: Callable[[Label], bytes]) -> None:
         self.labels, self._render = labels, render
-        self._count = self._used = 0
-        self._buffer: U8 = np.zeros(0, np.uint8)
+        self._count = self._used = self._longest = 0
+        self._buffer: U8 = np.zeros(SLACK, np.uint8)
         self._ends: I64 = np.zeros(1, np.int64)  # 0, then where each text ends
 
-    def texts(self) -> Octets:
+    def texts(self) -> tuple[U8, I64, int]:
+        """As the row writer takes them."""
         new = [self._render(label) for label in self.labels[self._count :]]
         if new:
             octets = np.frombuffer(b"".join(new), np.uint8)
-            self._buffer = _with_room(self._buffer, self._used, len(octets))
+            self._buffer = _with_room(self._buffer, self._used, len(octets) + SLACK)
             self._buffer[self._used : self._used + len(octets)] = octets
             self._ends = _with_room(self._ends, self._count + 1, len(new))
             ends = self._ends[self._count + 1 : self._count + 1 + len(new)]
-            np.cumsum([len(text) for text in new], out=ends)
+            lengths = [len(text) for text in new]
+            np.cumsum(lengths, out=ends)
             ends += self._used
             self._count, self._used = self._count + len(new), self._used + len(octets)
-        starts = self._ends[: self._count]
-        return Octets(self._buffer[: self._used], starts, self._ends[1 : self._count + 1] - starts)
+            self._longest = max(self._longest, *lengths)
+        return self._buffer, self._ends[: self._count + 1], self._longest
 
 
 def _with_room(array: Array, used: int, more: int) -> Array:
@@ -52,16 +54,12 @@ class LabelTexts:
         self._render = render
         self._known: dict[str, _Rendered[str | int | float]] = {}
 
-    def value(self, name: str, column: CommonColumn) -> Value:
-        """How the row writer is to render a column of codes."""
+    def value(self, name: str, column: CommonColumn, lead: bytes = b"") -> Value:
+        """How the row writer is to render a column of codes. ``lead``: what stands before each label, always the same
+        for a name."""
         assert column.labels is not None
         known = self._known.get(name)
         if known is None or known.labels is not column.labels:  # another table: the old texts are of no more use
-            known = self._known[name] = _Rendered(column.labels, self._render)
-        texts = known.texts()
-        if not len(texts):  # no row has a label
-            nothing: I64 = np.zeros(len(column.values), np.int64)
-            return Value("t", False, texts.buffer, (nothing, nothing), column.valid)
-        # clip: a code that is not valid may be anything
-        places = texts.starts.take(column.values, mode="clip"), texts.lengths.take(column.values, mode="clip")
-        return Value("t", False, texts.buffer, places, column.valid)
+            render = self._render
+            known = self._known[name] = _Rendered(column.labels, lambda label: lead + render(label))
+        return Value("c", False, column.values, known.texts(), column.valid)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pyflowx.common import CommonBatch
 from pyflowx.sinks import Encoder, Piece
 from pyflowx.sinks.cells import TextCells
-from pyflowx.sinks.rows import RowWriter, cell, json_key, json_string
+from pyflowx.sinks.rows import RowWriter, json_key, json_string
 
 
 def json_value(label: str | int | float) -> bytes:
@@ -26,5 +26,5 @@ class CommonNdjson(Encoder[CommonBatch]):
 
     def encode(self, batch: CommonBatch) -> Iterator[Piece]:
         named = batch.columns.items()
-        cells = tuple(cell(json_key(name), self._cells.value(name, column)) for name, column in named)
+        cells = tuple(self._cells.cell(name, column, json_key(name)) for name, column in named)
         return self._writer.chunks(cells, len(batch))

@@ -23,6 +23,10 @@ class Output(Generic[AnyBatch]):
         self._encoder, self._target = encoder, target
         self._begin()
 
+    @property
+    def prompt(self) -> bool:
+        return self._encoder.prompt
+
     def _begin(self) -> None:
         if self._target.is_empty:
             self._put(self._encoder.begin())

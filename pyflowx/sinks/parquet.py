@@ -30,6 +30,7 @@ class CommonParquet(Encoder[CommonBatch]):
     suffix = ".parquet"
     appends = False
     live = False
+    prompt = False
 
     def __init__(
         self,

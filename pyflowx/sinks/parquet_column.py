@@ -18,7 +18,7 @@ from pyflowx.sinks._codes import encode, pack
 from pyflowx.sinks.arrow import BINARY_WIDTHS, fixed_octets, numbers
 from pyflowx.sinks.cells import TextCells
 from pyflowx.sinks.protobuf import label_text
-from pyflowx.sinks.rows import FIXED_LENGTH, RowWriter, cell
+from pyflowx.sinks.rows import FIXED_LENGTH, RowWriter
 from pyflowx.sinks.schema import Field, contiguous
 
 _KEYS = 1 << 14  # distinct values in a dictionary
@@ -244,7 +244,7 @@ class ColumnWriter:
         if self.physical.type == _FIXED:
             return fixed_octets(column).tobytes()
         if self.physical.type == _BYTE_ARRAY:
-            shown = cell(b"", self._cells.value(self.field.name, column))
+            shown = self._cells.cell(self.field.name, column)
             return self._texts.block((shown,), len(column.values))[0]
         return numbers(column).tobytes()
 

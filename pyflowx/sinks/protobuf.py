@@ -83,7 +83,7 @@ class CommonProtobuf(Encoder[CommonBatch]):
         head = _tag(1, _LENGTH_DELIMITED) + _delimited(name.encode()) + _tag(2, _LENGTH_DELIMITED)
         if column.labels is not None:
             texts = self._entries.setdefault(name, LabelTexts(functools.partial(_label_entry, head)))
-            return cell(tag, texts.value(name, column))
+            return cell(b"", texts.value(name, column, tag))
         values = self._text.value(name, column)._replace(valid=None)
         inner = _rows(RowWriter(b"", b"", b"", length=VARINT_LENGTH), values, n)
         entries = _rows(RowWriter(head, b"", b"", length=VARINT_LENGTH), Value.text(inner), n)

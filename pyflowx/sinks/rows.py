@@ -13,6 +13,7 @@ from pyflowx.batch import I64, Array, Octets
 from pyflowx.sinks._rows import fill
 
 NO_LENGTH, VARINT_LENGTH, FIXED_LENGTH = range(3)  # before a row
+SLACK = 64  # octets that the row writer may read behind the last text (SLACK in _rows_text.h)
 _CAPACITY = 1 << 20  # octets of text at a time: enough to make a system call cheap, few enough for the cache
 
 

@@ -102,6 +102,8 @@ class Tree(Generic[AnyBatch]):
     to ``lost``. ``files`` counts those that are complete. SinkError where the root cannot be written to at the start.
     """
 
+    prompt = False
+
     def __init__(
         self,
         encoder: Encoder[AnyBatch],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import functools
-from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 from pyflowx.elements import DATA_TYPES, VARIABLE_LENGTH, FieldSpecifier, InformationElement, default_registry
@@ -96,7 +96,7 @@ class _Row(NamedTuple):
 
 @functools.cache
 def _rows() -> tuple[_Row, ...]:
-    text = resources.files("pyflowx").joinpath("registry", "sflow.csv").read_text("utf-8")
+    text = (Path(__file__).parents[1] / "registry" / "sflow.csv").read_text("utf-8")
     rows = []
     for row in csv.DictReader(text.splitlines()):
         enterprise, _, number = row["format"].rpartition("/")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pyflowx.batch import V4_MAPPED, Octets
 from pyflowx.sinks._rows import fill
-from pyflowx.sinks.rows import FIXED_LENGTH, NO_LENGTH, VARINT_LENGTH, Cell, RowWriter, Value, cell, json_string
+from pyflowx.sinks.rows import FIXED_LENGTH, NO_LENGTH, SLACK, VARINT_LENGTH, Cell, RowWriter, Value, cell, json_string
 
 LABELS = (b"", b"one", b"a much longer label than any number has digits, longer than a block of thirty-two")
 
@@ -34,6 +34,9 @@ def varint(value: int) -> bytes:
 
 
 def oracle(kind: str, values: Any, extra: Any, row: int) -> bytes:
+    if kind == "c":
+        octets, ends, _ = extra
+        return octets.tobytes()[ends[values[row]] : ends[values[row] + 1]]
     if kind == "t":
         return Octets(values, *extra).tolist()[row]
     if kind in "6a":
@@ -74,7 +77,7 @@ ADDRESSES = (
 
 @st.composite
 def columns(draw: st.DrawFn, n: int) -> tuple[str, Any, Any]:
-    kind = draw(st.sampled_from("ui46almtvbB"))
+    kind = draw(st.sampled_from("ui46almtvbBc"))
     extra: Any = None
     values: Any
     few = draw(st.booleans())  # values that come again are copied from the row before
@@ -101,6 +104,10 @@ def columns(draw: st.DrawFn, n: int) -> tuple[str, Any, Any]:
     elif kind == "l":
         values = np.array(some(st.integers(0, len(LABELS) - 1)), draw(st.sampled_from(["u1", "u2", "u4"])))
         extra = LABELS
+    elif kind == "c":
+        values = np.array(some(st.integers(0, len(LABELS) - 1)), draw(st.sampled_from(["i4", "u4"])))
+        ends = np.cumsum([0, *map(len, LABELS)])
+        extra = np.frombuffer(b"".join(LABELS) + bytes(SLACK), np.uint8), ends, max(map(len, LABELS))
     else:
         text = Octets.of([t.encode() for t in some(st.text(max_size=80))])
         values, extra = text.buffer, (text.starts, text.lengths)
@@ -173,6 +180,7 @@ def test_json_strings_read_back_and_leave_terminals_alone(text: str) -> None:
 
 U8 = np.zeros(2, np.uint8)
 OFFSETS = np.zeros(2, np.int64)
+CODES, TEXTS = np.array([0, 1], np.int32), np.zeros(10 + SLACK, np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +209,16 @@ OFFSETS = np.zeros(2, np.int64)
         (("t", b"", b"", U8, None, (OFFSETS + 2**62, OFFSETS + 2**62)), "outside"),
         (("t", b"", b"", np.zeros(8, np.uint8)[::2], None, (OFFSETS, OFFSETS)), "one run"),
         (("t", b"", b"", U8, None, (OFFSETS.astype(np.int32), OFFSETS)), "starts"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.array([0, 1]), 9)), "without a label"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.array([0, 1, 3]), 1)), "without a label"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.array([0, -1, 3]), 9)), "without a label"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.array([0, 2, 1]), 9)), "without a label"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.array([0, 1, len(TEXTS) - SLACK + 1]), 9)), "without a label"),
+        (("c", b"", b"", CODES, None, (TEXTS[: SLACK - 1], np.array([0, 0, 0]), 0)), "one run"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.array([0, 1, 2]), len(TEXTS) + 1)), "one run"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.array([0, 1, 2]), -1)), "negative"),
+        (("c", b"", b"", CODES, None, (TEXTS, np.zeros(0, np.int64), 9)), "ends"),
+        (("c", b"", b"", CODES.astype(np.int64), None, (TEXTS, np.array([0, 1, 2]), 9)), "codes"),
         (("x", b"", b"", U8, None, None), "no kind"),
         (("v", b"", b"", np.zeros(2, np.int32), None, None), "varint"),
         (("b", b"", b"", np.zeros(2, np.uint64), None, None), "IPv4"),
@@ -223,6 +241,8 @@ def test_a_wrong_column_is_an_error(spec: Cell, error: str) -> None:
         ("l", b"", b"", U8, None, [b"one"]),
         ("l", b"", b"", U8, None, ("one",)),
         ("t", b"", b"", U8, None, None),
+        ("c", b"", b"", CODES, None, None),
+        ("c", b"", b"", CODES, None, (TEXTS, np.array([0, 1, 2]), "9")),
         ("u", b"", b"", [1, 2], None, None),
     ],
 )
