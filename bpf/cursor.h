@@ -24,6 +24,9 @@ struct cursor {
 
 static __always_inline __u32 whole_length(const struct cursor *cursor);
 
+/* `start` anew, of which the verifier does not know how much has been read already. */
+static __always_inline void *frame_start(const struct cursor *cursor);
+
 enum fragment_part {
 	FRAGMENT_NONE, /* a whole packet */
 	FRAGMENT_FIRST,

@@ -32,10 +32,11 @@ static __always_inline void describe_options(struct cursor *cursor, struct packe
 					     __u32 options_len)
 {
 	__u32 place = TCP_HEADER_LEN, end = TCP_HEADER_LEN + options_len;
+	__u32 zero = unknown_zero(cursor);
 	__u8 *option;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < TCP_OPTIONS_MAX; i++) {
+	for (int i = 0; i < TCP_OPTIONS_MAX; i++, place += zero) {
 		if (place >= end)
 			return;
 		option = transport_octets(cursor, packet, place, 1);
@@ -121,6 +122,8 @@ static __always_inline void describe_first(struct cursor *cursor, struct packet 
 	struct iphdr *ipv4;
 
 	__builtin_memset((void *)&packet->value + begin, 0, sizeof(packet->value) - begin);
+	if (packet->transport_offset) /* before all that makes paths more */
+		describe_transport(cursor, packet);
 #ifndef KEY_ETHER
 	describe_link(cursor, packet);
 #endif
@@ -136,8 +139,6 @@ static __always_inline void describe_first(struct cursor *cursor, struct packet 
 		if (ipv6)
 			packet->value.flow_label = bpf_ntohl(*(__be32 *)ipv6) & FLOW_LABEL_MASK;
 	}
-	if (packet->transport_offset)
-		describe_transport(cursor, packet);
 }
 
 #endif

@@ -8,10 +8,6 @@
 
 #include <linux/types.h>
 
-#ifndef KEY_LEVEL
-#define KEY_LEVEL KEY_LEVEL_VLAN
-#endif
-
 /*
  * The frame's own: in the key at level `ether` (KEY_ETHER), else in the value, of the first packet.
  * All zero where the device has no Ethernet header.
@@ -24,7 +20,7 @@
 
 /*
  * Addresses in network order, IPv4 as IPv4-mapped; ports in host order, 0 where not known. What the
- * key's level (KEY_LEVEL) leaves out is 0.
+ * key's level (NUMBER_KEY_LEVEL) leaves out is 0.
  */
 struct flow_key {
 	__u8 src[16];
@@ -146,7 +142,7 @@ struct fragment {
 	__u8 pad[3];
 };
 
-/* What packet mode hands over. CLIP_LENGTH is a compile-time number. */
+/* What packet mode (PACKETS) hands over. */
 struct packet_sample {
 	__u64 time_ns; /* CLOCK_MONOTONIC */
 	__u32 ifindex;
@@ -155,19 +151,31 @@ struct packet_sample {
 	__u16 length; /* of `octets` */
 	__u8 direction;
 	__u8 ethernet; /* 0: the packet begins with its IP header */
-#ifdef CLIP_LENGTH
-	__u8 octets[CLIP_LENGTH]; /* a multiple of 8 */
-#endif
+	__u8 octets[]; /* NUMBER_CLIP_LENGTH of them */
 };
 
 /* What stands for a map's descriptor until the loader replaces it. */
 enum map_slot {
 	MAP_FLOWS = 1, /* array of one: the hash of the active generation, flow_key -> flow_value */
 	MAP_STATISTICS = 2,  /* per-CPU array of struct statistic */
-	MAP_OWN_EXPORTS = 3, /* array of OWN_EXPORTS (a compile-time number) struct own_export */
+	MAP_OWN_EXPORTS = 3, /* array of NUMBER_OWN_EXPORTS struct own_export */
 	MAP_FRAGMENTS = 4,   /* LRU hash: fragment_key -> fragment */
 	MAP_SAMPLING = 5,    /* per-CPU array of one: packets since the last that was selected */
 	MAP_PACKETS = 6,     /* ring buffer of packet_sample */
+};
+
+/*
+ * What stands for a number until the loader replaces it. The verifier knows the number and removes
+ * what it makes unreachable, so that it costs as little as a constant of the compiler.
+ */
+enum number_slot {
+	NUMBER_KEY_LEVEL = 1, /* enum key_level; KEY_LEVEL_ETHER with KEY_ETHER and only then */
+	NUMBER_OWN_EXPORTS = 2,
+	NUMBER_SAMPLING_INTERVAL = 3, /* 1: every packet */
+	NUMBER_SAMPLING_RANDOM = 4,   /* 0: each n-th packet; 1: by chance */
+	NUMBER_CLIP_LENGTH = 5,	      /* a multiple of 8 */
+	NUMBER_XDP_FRAGS = 6,	      /* 1: a frame may continue behind data_end (Linux 5.18) */
+	NUMBER_WORKERS = 7,
 };
 
 #endif

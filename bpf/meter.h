@@ -14,10 +14,6 @@
 #include "first.h"
 #include "fragment.h"
 
-#ifndef OWN_EXPORTS
-#define OWN_EXPORTS 0
-#endif
-
 static __always_inline int is_end(const struct own_export *own, const __u8 *octets, __u16 port)
 {
 	const __u64 *address = (const __u64 *)octets, *ours = (const __u64 *)own;
@@ -33,13 +29,13 @@ static __always_inline int is_own_export(const struct packet *packet)
 
 	if (packet->protocol != IPPROTO_UDP && packet->protocol != IPPROTO_TCP)
 		return 0;
-#pragma unroll
-	for (__u32 i = 0; i < OWN_EXPORTS; i++) {
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < NUMBER(NUMBER_OWN_EXPORTS); i++) {
 		__u32 index = i;
 		struct own_export *own = bpf_map_lookup_elem(MAP(MAP_OWN_EXPORTS), &index);
 
 		if (!own)
-			continue;
+			break;
 		if (is_end(own, key->dst, key->dst_port))
 			return 1;
 		if (packet->protocol == IPPROTO_TCP && is_end(own, key->src, key->src_port))
@@ -113,16 +109,17 @@ static __always_inline enum statistic_slot add_to_catch_all(void *flows, struct 
 static __always_inline void reduce(struct packet *packet)
 {
 	struct flow_key *key = &packet->key;
+	__u64 level = NUMBER(NUMBER_KEY_LEVEL);
 
-	if (KEY_LEVEL >= KEY_LEVEL_PROTO)
+	if (level >= KEY_LEVEL_PROTO)
 		key->protocol = packet->protocol;
-	if (KEY_LEVEL < KEY_LEVEL_FULL) {
+	if (level < KEY_LEVEL_FULL) {
 		key->src_port = key->dst_port = 0;
 		key->segment = 0;
 		key->tos = 0;
 		key->tunnel = 0;
 	}
-	if (KEY_LEVEL < KEY_LEVEL_VLAN)
+	if (level < KEY_LEVEL_VLAN)
 		key->vlan = key->inner_vlan = 0;
 }
 
@@ -151,13 +148,14 @@ static __always_inline enum statistic_slot add_to_flow(struct cursor *cursor, st
 	return STATISTIC_METERED;
 }
 
-#ifdef CLIP_LENGTH
+#ifdef PACKETS
 static __always_inline void copy_start(struct cursor *cursor, struct packet_sample *sample);
 
 static __always_inline enum statistic_slot hand_over(struct cursor *cursor, struct packet *packet,
 						     __u32 tag)
 {
-	struct packet_sample *sample = bpf_ringbuf_reserve(MAP(MAP_PACKETS), sizeof(*sample), 0);
+	__u64 size = sizeof(struct packet_sample) + NUMBER(NUMBER_CLIP_LENGTH);
+	struct packet_sample *sample = bpf_ringbuf_reserve(MAP(MAP_PACKETS), size, 0);
 
 	if (!sample)
 		return STATISTIC_LOST;
@@ -183,7 +181,7 @@ static __always_inline void account(struct cursor *cursor, struct packet *packet
 		follow_fragments(packet);
 	if (slot == STATISTIC_METERED && is_own_export(packet))
 		slot = STATISTIC_OWN_EXPORT;
-#ifdef CLIP_LENGTH
+#ifdef PACKETS
 	if (slot == STATISTIC_METERED || slot == STATISTIC_NOT_IP || slot == STATISTIC_MALFORMED)
 		slot = hand_over(cursor, packet, tag);
 #else

@@ -14,11 +14,18 @@ static __always_inline __u32 whole_length(const struct cursor *cursor)
 	return cursor->length;
 }
 
-#ifdef CLIP_LENGTH
+static __always_inline void *frame_start(const struct cursor *cursor)
+{
+	return (void *)(long)((volatile struct __sk_buff *)cursor->context)->data;
+}
+
+#ifdef PACKETS
 static __always_inline void copy_start(struct cursor *cursor, struct packet_sample *sample)
 {
-	__u64 length = cursor->length < CLIP_LENGTH ? cursor->length : CLIP_LENGTH;
+	__u64 length = cursor->length, clip = NUMBER(NUMBER_CLIP_LENGTH);
 
+	if (length > clip)
+		length = clip;
 	sample->length = length;
 	/* the helper wants to be sure that this is not 0 */
 	asm volatile("if %0 s> 0 goto +1\n%0 = 1" : "+r"(length));
@@ -102,7 +109,7 @@ static __always_inline void unfold(struct __sk_buff *skb, struct cursor *cursor,
 
 static __always_inline int meter(struct __sk_buff *skb, enum flow_direction direction, int ethernet)
 {
-	struct cursor cursor = {.context = skb, .length = skb->len};
+	struct cursor cursor = {.context = skb};
 	__u32 wanted = skb->len < HEADER_ROOM ? skb->len : HEADER_ROOM, tag = 0;
 	enum statistic_slot slot;
 	struct packet packet;
@@ -111,6 +118,8 @@ static __always_inline int meter(struct __sk_buff *skb, enum flow_direction dire
 		tag = bpf_ntohs(skb->vlan_proto) << 16 | skb->vlan_tci;
 	if (skb->data_end - skb->data < wanted)
 		bpf_skb_pull_data(skb, wanted);
+	/* read again, so that the verifier does not look at long and short packets one by one */
+	cursor.length = ((volatile struct __sk_buff *)skb)->len;
 	cursor.start = cursor.pos = (void *)(long)skb->data;
 	cursor.end = (void *)(long)skb->data_end;
 	begin(&packet, skb->ifindex, direction, ethernet);

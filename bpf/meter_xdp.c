@@ -6,14 +6,14 @@
 #include "xdp.h"
 #include "meter.h"
 
-#ifdef CLIP_LENGTH
+#ifdef PACKETS
 static __always_inline void copy_start(struct cursor *cursor, struct packet_sample *sample)
 {
 	__u32 length = 0;
 	__u8 *octet;
 
 #pragma clang loop unroll(disable)
-	for (; length < CLIP_LENGTH; length++) {
+	for (; length < NUMBER(NUMBER_CLIP_LENGTH); length++) {
 		octet = at(cursor, length, 1);
 		if (!octet)
 			break;

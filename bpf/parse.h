@@ -318,17 +318,23 @@ static __always_inline enum statistic_slot parse_frame(struct cursor *cursor, st
 						       __u32 tags)
 {
 	int type = parse_link(cursor, packet, tags);
-	__u32 zero = unknown_zero(cursor);
+	__u32 zero = unknown_zero(cursor), to;
 
 	packet->mpls_offset += zero;
 	packet->mpls_end += zero;
-	if (type < 0 || seek(cursor, offset(cursor)) < 0)
+	to = offset(cursor);
+	cursor->start = frame_start(cursor);
+	if (type < 0 || seek(cursor, to) < 0)
 		return STATISTIC_MALFORMED;
 #ifdef KEY_ETHER
 	describe_link(cursor, packet);
 #endif
 	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6))
-		return KEY_LEVEL == KEY_LEVEL_ETHER ? STATISTIC_METERED : STATISTIC_NOT_IP;
+#ifdef KEY_ETHER
+		return STATISTIC_METERED;
+#else
+		return STATISTIC_NOT_IP;
+#endif
 	return parse_ip(cursor, packet, type);
 }
 

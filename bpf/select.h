@@ -18,18 +18,18 @@ static __u64 (*matches)(void *context, void *start, void *end, __u64 length,
 
 static __always_inline int is_sampled(void)
 {
-#if !defined(SAMPLING_INTERVAL)
-	return 1;
-#elif defined(SAMPLING_RANDOM)
-	return (__u64)bpf_get_prandom_u32() * SAMPLING_INTERVAL >> 32 == 0;
-#else
-	__u32 zero = 0, *seen = bpf_map_lookup_elem(MAP(MAP_SAMPLING), &zero);
+	__u64 interval = NUMBER(NUMBER_SAMPLING_INTERVAL);
+	__u32 zero = 0, *seen;
 
-	if (!seen || ++*seen < SAMPLING_INTERVAL)
+	if (interval <= 1)
+		return 1;
+	if (NUMBER(NUMBER_SAMPLING_RANDOM))
+		return (__u64)bpf_get_prandom_u32() * interval >> 32 == 0;
+	seen = bpf_map_lookup_elem(MAP(MAP_SAMPLING), &zero);
+	if (!seen || ++*seen < interval)
 		return 0;
 	*seen = 0;
 	return 1;
-#endif
 }
 
 /* STATISTIC_METERED if the packet is to be metered, else what counts it. */

@@ -9,9 +9,9 @@
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
+#include "maps.h"
 
 #define MAP_SOCKETS  0
-#define MAP(slot)    ((void *)bpf_pseudo_fd(1 /* BPF_PSEUDO_MAP_FD */, slot))
 #define UDP_HEADER   8
 #define SFLOW_HEADER 28
 #define MULTIPLIER_1 0x85ebca6b
@@ -68,7 +68,7 @@ int pyflowx_steer(struct sk_reuseport_md *ctx)
 
 	hash = (hash ^ hash >> 16) * MULTIPLIER_1;
 	hash = (hash ^ hash >> 13) * MULTIPLIER_2;
-	hash = (hash ^ hash >> 16) % WORKERS;
+	hash = (hash ^ hash >> 16) % (__u32)NUMBER(NUMBER_WORKERS);
 	/* Refused where that socket is closed: the kernel then chooses one itself. */
 	bpf_sk_select_reuseport(ctx, MAP(MAP_SOCKETS), &hash, 0);
 	return SK_PASS;

@@ -4,6 +4,7 @@
 #define PYFLOWX_XDP_H
 
 #include "cursor.h"
+#include "maps.h"
 
 #define XDP_CURSOR(ctx)                                                                            \
 	{                                                                                          \
@@ -15,11 +16,14 @@
 /* Linux 5.18: a frame may continue behind data_end. Asking costs as much as parsing a frame. */
 static __always_inline __u32 whole_length(const struct cursor *cursor)
 {
-#ifdef XDP_FRAGS
-	return bpf_xdp_get_buff_len(cursor->context);
-#else
+	if (NUMBER(NUMBER_XDP_FRAGS))
+		return bpf_xdp_get_buff_len(cursor->context);
 	return cursor->length;
-#endif
+}
+
+static __always_inline void *frame_start(const struct cursor *cursor)
+{
+	return (void *)(long)((volatile struct xdp_md *)cursor->context)->data;
 }
 
 #endif

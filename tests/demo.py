@@ -22,7 +22,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 ROUNDS = 12  # half a second each
 PORT = 4739
@@ -109,10 +109,10 @@ def interface_counters() -> dict[str, dict[str, int]]:
 class Program:
     """A ``pyflowx`` process in a namespace; its messages come to our stderr and are kept."""
 
-    def __init__(self, namespace: str, *arguments: str) -> None:
+    def __init__(self, namespace: str, *arguments: str, prefix: Sequence[str] = ()) -> None:
         say(f"          {namespace[-1]}$ pyflowx {' '.join(arguments)}")
         self.process = subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-m", "pyflowx", *arguments],
+            ["nsenter", f"--net=/run/netns/{namespace}", *prefix, sys.executable, "-m", "pyflowx", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -67,7 +67,7 @@ def test_what_the_exporter_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "capabilities", set)
     monkeypatch.setattr(importlib.import_module("pyflowx.kernel.probe"), "find_headers", missing)
     found = {check.name: check for check in doctor._export()}
-    assert [found[name].status for name in ("privilege", "bcc", "kernel headers")] == [NOTE, OK, FAIL]
+    assert [found[name].status for name in ("privilege", "bcc", "kernel headers")] == [NOTE, OK, NOTE]
     assert found["kernel headers"].advice == "install linux-headers"
     assert "our programs" not in found  # nothing to try them with
 
@@ -87,6 +87,17 @@ def test_this_host_takes_the_programs() -> None:
     assert {check.status for check in found.values()} == {OK}
     assert found["our programs"].found == "egress, ingress, xdp"
     assert {"ring buffer", "libpcap", "maps emptied in batches"} <= set(found)
+
+
+def test_without_a_compiler_it_depends_on_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = importlib.import_module("pyflowx.kernel.probe")
+    monkeypatch.setattr(doctor, "capabilities", set)
+    monkeypatch.setattr(probe, "toolchain", lambda: None)
+    for there, status in ((None, FAIL), ("an entry", OK)):
+        monkeypatch.setattr(probe, "find_compiled", lambda build, there=there: there)
+        found = {check.name: check for check in doctor._export()}
+        assert found["compiled programs"].status == status
+    assert found["compiled programs"].found.endswith("no compiler is needed")
 
 
 def test_there_is_advice_for_every_stage() -> None:

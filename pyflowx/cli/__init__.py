@@ -18,6 +18,7 @@ from pyflowx.errors import PyflowxError
 # verb -> one line for --help. The module pyflowx.cli.<verb> holds a click command `command`.
 VERBS = {
     "collect": "Receive NetFlow, IPFIX and sFlow; write flows.",
+    "compile": "Compile the kernel programs, for hosts without a compiler.",
     "doctor": "Say what this host can do, and where flows are lost.",
     "elements": "Look up Information Elements.",
     "export": "Meter an interface in the kernel; send IPFIX.",

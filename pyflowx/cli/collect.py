@@ -10,6 +10,7 @@ import click
 
 from pyflowx.cli import enriching, working
 from pyflowx.cli.collector import assemble, finish, on_signal, say, work
+from pyflowx.cli.compile import programs_option
 from pyflowx.cli.decoding import Decoding, decoding_options
 from pyflowx.cli.gating import Gating, gated, gating_options
 from pyflowx.cli.inputs import Inputs, input_options, open_receiver
@@ -54,6 +55,7 @@ Examples:
 @click.option("--enrich", multiple=True, metavar="type=...", help=enriching.HELP)
 @decoding_options
 @gating_options
+@programs_option
 @operation_options
 def command(**options: Any) -> None:
     """Receive NetFlow v5, v9, IPFIX and sFlow v5 on one UDP port and write what they say.

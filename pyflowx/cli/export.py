@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pyflowx.cli.compile import programs_option
 from pyflowx.cli.export_options import check, collector_options, meter_options, record_options, selection_options
 from pyflowx.cli.log import LOG
 from pyflowx.cli.numeric import prepare_numpy
@@ -188,6 +189,7 @@ def _sessions(
 @selection_options
 @record_options
 @collector_options
+@programs_option
 @operation_options
 def command(**options: Any) -> None:
     """Meter the packets of interfaces with programs in the kernel and send their flows as IPFIX (RFC 7011).

@@ -210,7 +210,7 @@ class MeterHooks(Hooks):
             return "", ""
         if not forced and links.driver(ifindex) in _NOT_WORTH_XDP:
             return "", ""
-        hook, reason = self._put_xdp(links, undo, interface, ifindex, self._programs["xdp"], generic=forced)
+        hook, reason = self._put_xdp(links, undo, interface, ifindex, self._programs.load("xdp"), generic=forced)
         if hook or not forced:
             return hook, reason if "is attached" in reason else ""
         detach = f" detach it (ip link set dev {interface} xdp off) or" if "is attached" in reason else ""

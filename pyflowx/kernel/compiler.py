@@ -1,4 +1,4 @@
-"""Compiles the programs of ``bpf/`` with BCC, which is used for nothing else."""
+"""Compiles the programs of ``bpf/`` with BCC, which is used for nothing else, or finds them compiled."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 
 from pyflowx.errors import KernelError
+from pyflowx.kernel import cache
+from pyflowx.kernel.cache import Build, Entry, source_folder
 from pyflowx.kernel.headers import Headers, find_headers
 
 # Where distributions install Python packages, which a virtual environment does not see.
@@ -23,6 +24,9 @@ _SYSTEM_PACKAGES = (
     "/usr/lib64/python3*/site-packages",
 )
 _ERROR_LINES = 12  # of the compiler, in an error
+ELSEWHERE = "or compile on another machine: pyflowx compile -o DIR there, and --programs DIR here"
+
+__all__ = ["ELSEWHERE", "bcc", "compile_build", "compile_programs", "find_compiled", "source_folder", "toolchain"]
 
 
 def bcc() -> ModuleType:
@@ -31,47 +35,87 @@ def bcc() -> ModuleType:
         return importlib.import_module("bcc")
     except ImportError:
         pass
-    for pattern in _SYSTEM_PACKAGES:
-        for folder in sorted(Path("/").glob(f"{pattern[1:]}/bcc")):
-            spec = importlib.util.spec_from_file_location(
-                "bcc", folder / "__init__.py", submodule_search_locations=[str(folder)]
-            )
-            if spec is None or spec.loader is None:
-                continue
-            module = importlib.util.module_from_spec(spec)
-            sys.modules["bcc"] = module
-            try:
-                spec.loader.exec_module(module)
-            except (ImportError, OSError) as error:
-                del sys.modules["bcc"]
-                raise KernelError(f"the system's bcc in {folder} does not work here: {error}") from error
-            return module
+    for folder in _system_bcc():
+        spec = importlib.util.spec_from_file_location(
+            "bcc", folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        if spec is None or spec.loader is None:
+            continue
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["bcc"] = module
+        try:
+            spec.loader.exec_module(module)
+        except (ImportError, OSError) as error:
+            del sys.modules["bcc"]
+            raise KernelError(f"the system's bcc in {folder} does not work here: {error}") from error
+        return module
     raise KernelError("bcc is not installed: install python3-bpfcc (Debian, Ubuntu) or python3-bcc (Fedora, RHEL)")
 
 
-def source_folder() -> Path:
-    """The folder of our C sources."""
-    return Path(str(resources.files("pyflowx_bpf")))
+def _system_bcc() -> Iterator[Path]:
+    for pattern in _SYSTEM_PACKAGES:
+        yield from sorted(Path("/").glob(f"{pattern[1:]}/bcc"))
+
+
+def toolchain() -> dict[str, str] | None:
+    """With what this host would compile, without loading any of it; None where something is missing."""
+    with contextlib.suppress(KernelError, ImportError, ValueError):
+        own = importlib.util.find_spec("bcc")
+        folder = Path(own.origin).parent if own is not None and own.origin else next(_system_bcc(), None)
+        if folder is not None:
+            version = folder / "version.py"
+            text = version.read_text("utf-8") if version.exists() else ""
+            return {"bcc": text.partition("=")[2].strip(" '\"\n") or "unknown", "headers": find_headers().version()}
+    return None
 
 
 def compile_programs(file: Path, names: Sequence[str], macros: Sequence[str] = ()) -> dict[str, bytes]:
-    """The instructions of each program ``names`` of a C file; ``macros`` as ``NAME`` or ``NAME=value``."""
-    headers = find_headers()
-    cflags = [f"-I{source_folder()}", *(f"-D{macro}" for macro in macros), *headers.cflags]
+    """The instructions of each program ``names`` of a C file; ``macros`` as ``NAME`` or ``NAME=value``.
+
+    Compiled only where no file has them: in the folders of programs that were compiled elsewhere, or in our own
+    cache, where this host's compiler made them with its header files or the host has none.
+    """
+    build = Build(file, tuple(names), tuple(macros))
+    entry = find_compiled(build)
+    if entry is None:
+        entry = compile_build(build)
+        folder = cache.cache_folder()
+        with contextlib.suppress(OSError):  # no room for it, or not ours: then the next start compiles again
+            cache.write(folder, build, entry)
+            cache.remove_old(folder)
+    return entry.programs
+
+
+def find_compiled(build: Build) -> Entry | None:
+    """The files' part of :func:`compile_programs`."""
+    for folder in cache.given_folders():
+        entry = cache.read(folder, build)
+        if entry is not None:
+            return entry
+    entry = cache.read(cache.cache_folder(), build)
+    return entry if entry is not None and toolchain() in (None, entry.made_with) else None
+
+
+def compile_build(build: Build) -> Entry:
+    """Compile in any case."""
+    try:
+        headers = find_headers()
+        bcc()
+    except KernelError as error:
+        raise KernelError(f"{error}; {ELSEWHERE}") from error
+    cflags = [f"-I{source_folder()}", *(f"-D{macro}" for macro in build.macros), *headers.cflags]
     with tempfile.TemporaryFile() as log:
         try:
             with _kernel_source(headers), _standard_error(log.fileno()):
-                module = bcc().BPF(src_file=os.fsencode(file), cflags=cflags)
+                module = bcc().BPF(src_file=os.fsencode(build.file), cflags=cflags)
         except Exception as error:  # what BCC raises, all of it
-            if isinstance(error, KernelError):
-                raise
             log.seek(0)
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
             where = headers.source or "the running kernel's own"
-            head = f"BCC cannot compile {file.name} with headers {where}: {error}"
+            head = f"BCC cannot compile {build.file.name} with headers {where}: {error}"
             raise KernelError("\n  ".join([head, *lines[:_ERROR_LINES]])) from error
     try:
-        return {name: module.dump_func(name.encode()) for name in names}
+        return Entry(toolchain() or {}, {name: module.dump_func(name.encode()) for name in build.names})
     finally:
         module.cleanup()
 

@@ -17,7 +17,8 @@ from pyflowx.batch import V4_MAPPED
 from pyflowx.errors import ConfigError, KernelError
 from pyflowx.kernel import syscall
 from pyflowx.kernel.attaching import Hooks, LinkChange
-from pyflowx.kernel.compiler import compile_programs, source_folder
+from pyflowx.kernel.cache import Build, source_folder
+from pyflowx.kernel.compiler import compile_programs
 from pyflowx.kernel.gate_layout import (
     ADDRESS_DTYPE,
     CONFIG_DTYPE,
@@ -31,7 +32,7 @@ from pyflowx.kernel.gate_layout import (
     SLOTS,
     GateMap,
 )
-from pyflowx.kernel.layout import STATISTIC_DTYPE
+from pyflowx.kernel.layout import STATISTIC_DTYPE, NumberSlot
 from pyflowx.kernel.links import Attachment, Links
 from pyflowx.kernel.programs import load_xdp
 from pyflowx.kernel.syscall import Array, Map, Program
@@ -45,6 +46,7 @@ MAX_DESTINATIONS = 1 << 12  # addresses of the host times ports
 MAX_RATE = (1 << 32) - 1
 MAX_QUEUES = 1024  # of an interface
 _FIRST = bytes(4)  # the only index of an array of one
+_NAME = "pyflowx_gate"
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 # what collectors listen on
 
 
@@ -74,6 +76,11 @@ class GateConfig:
             raise ConfigError(f"rate {self.rate}: must be 1 to {MAX_RATE} datagrams a second, or 0 for any number")
 
 
+def build(redirect: bool) -> Build:
+    """What the compiler makes, with or without AF_XDP."""
+    return Build(source_folder() / "gate_xdp.c", (_NAME,), ("REDIRECT",) if redirect else ())
+
+
 class Source(NamedTuple):
     """What the gate counted of one source: ``passed`` datagrams and ``octets`` of their payload, refused ones by
     :data:`~pyflowx.kernel.gate_layout.REASONS`."""
@@ -86,7 +93,7 @@ class Source(NamedTuple):
 class _Port:
     """The program of one interface, with what is this interface's alone."""
 
-    def __init__(self, code: Callable[[Sequence[str]], bytes], maps: dict[int, Map], queues: int) -> None:
+    def __init__(self, code: bytes, maps: dict[int, Map], queues: int) -> None:
         with ExitStack() as resources:
             slots = SLOTS, "pyflowx_gated"
             self.statistics = resources.enter_context(
@@ -97,8 +104,9 @@ class _Port:
                 self.sockets = resources.enter_context(Map(syscall.MAP_TYPE_XSKMAP, 4, 4, queues, "pyflowx_sockets"))
                 maps[GateMap.SOCKETS] = self.sockets
 
-            def load(flags: int, *macros: str) -> Program:
-                return Program.load(syscall.PROG_TYPE_XDP, "pyflowx_gate", code(macros), maps, flags)
+            def load(frags: bool) -> Program:
+                flags, numbers = syscall.XDP_HAS_FRAGS * frags, {int(NumberSlot.XDP_FRAGS): int(frags)}
+                return Program.load(syscall.PROG_TYPE_XDP, _NAME, code, maps, flags, numbers=numbers)
 
             self.program = resources.enter_context(load_xdp(load))
             self.close = resources.pop_all().close
@@ -161,7 +169,6 @@ class Gate:
         self.config = config
         self._resources = ExitStack()  # what close() gives back, newest first
         self._ports: dict[str, _Port] = {}
-        self._codes: dict[tuple[str, ...], bytes] = {}
         self._listening: list[tuple[str, int]] = []
         self._destinations: set[bytes] = set()
         self._prefixes: set[Prefix] = set()
@@ -169,6 +176,7 @@ class Gate:
             on_error.callback(self._resources.close)
             syscall.lift_memory_limit()
             self._maps = self._make_maps()
+            self._code = compile_programs(*build(config.redirect))[_NAME]
             self.allow(config.allow or ())
             for name in config.interfaces:  # what the kernel does not take it says before anything is attached
                 self._port(name)
@@ -302,15 +310,6 @@ class Gate:
             self._ports[interface] = _Port(self._code, self._maps, queues)
             self._resources.callback(self._ports[interface].close)
         return self._ports[interface]
-
-    def _code(self, macros: Sequence[str]) -> bytes:
-        key = tuple(macros)
-        if key not in self._codes:
-            more = ["REDIRECT"] if self.config.redirect else []
-            self._codes[key] = compile_programs(source_folder() / "gate_xdp.c", ["pyflowx_gate"], [*macros, *more])[
-                "pyflowx_gate"
-            ]
-        return self._codes[key]
 
 
 def make_locks() -> Map:

@@ -26,6 +26,17 @@ class Headers(NamedTuple):
     source: Path | None
     cflags: tuple[str, ...] = ()
 
+    def version(self) -> str:
+        """What tells these headers from others: their place, and what their kernel says of itself."""
+        if self.source is None:
+            return f"kheaders of {platform.release()} {platform.version()}"
+        include = Path(self.cflags[0].removeprefix("-I")) if self.cflags else self.source / "include"
+        files = (include / "generated" / name for name in ("utsrelease.h", "utsversion.h", "uapi/linux/version.h"))
+        lines = [line for file in files if file.exists() for line in file.read_text("utf-8").splitlines()]
+        wanted = re.compile("#define (?=UTS_|LINUX_VERSION_CODE)")
+        defined = [wanted.sub("", line) for line in lines if wanted.match(line)]
+        return ", ".join([str(self.source), *defined])
+
 
 def find_headers(root: Path = Path("/")) -> Headers:
     """The first that is there: BCC_KERNEL_SOURCE, the running kernel's, kheaders, any installed tree."""

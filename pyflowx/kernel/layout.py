@@ -131,6 +131,18 @@ class MapSlot(enum.IntEnum):
     PACKETS = 6
 
 
+class NumberSlot(enum.IntEnum):
+    """``enum number_slot``: the numbers by which the programs name numbers that the loader puts in their place."""
+
+    KEY_LEVEL = 1
+    OWN_EXPORTS = 2
+    SAMPLING_INTERVAL = 3
+    SAMPLING_RANDOM = 4
+    CLIP_LENGTH = 5
+    XDP_FRAGS = 6
+    WORKERS = 7
+
+
 OWN_EXPORT_DTYPE = np.dtype([("address", "u1", 16), ("port", "=u2"), ("any_address", "u1"), ("pad", "u1")])
 MAX_OWN_EXPORTS = 16
 

@@ -13,10 +13,11 @@ import errno
 import re
 import socket
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from pyflowx.batch import V4_MAPPED
 from pyflowx.errors import ConfigError, KernelError
+from pyflowx.kernel.netlink import Link, Netlink
 from pyflowx.kernel.syscall import PRIVILEGE, TCX_EGRESS, TCX_INGRESS, Program, tcx_programs
 
 _UPDATE_IF_NOEXIST, _SKB_MODE, _DRV_MODE, _REPLACE = 1, 2, 4, 16  # XDP_FLAGS_*, linux/if_link.h
@@ -40,15 +41,6 @@ class Attachment(NamedTuple):
     hook: str
     direction: str
     note: str = ""
-
-
-class Filter(NamedTuple):
-    """A filter of clsact. ``program`` is its program id where it is ours, else None."""
-
-    priority: int
-    handle: int
-    name: str
-    program: int | None
 
 
 class Claim:
@@ -89,11 +81,7 @@ class Links:
     """The interfaces of this network namespace. Errors: KernelError, and ConfigError for an unknown interface."""
 
     def __init__(self) -> None:
-        from pyroute2 import IPRoute
-        from pyroute2.netlink.exceptions import NetlinkError
-
-        self._refusal: type[Exception] = NetlinkError
-        self._ip = IPRoute()
+        self._netlink = Netlink()
         self._clsact: set[int] = set()  # interfaces whose clsact goes when its last filter goes
         self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._news.bind((0, _NEWS))
@@ -109,7 +97,7 @@ class Links:
 
     def close(self) -> None:
         self._news.close()
-        self._ip.close()
+        self._netlink.close()
 
     def changed(self) -> bool:
         """Whether the kernel has had news of links, addresses, qdiscs or filters since the last call."""
@@ -126,45 +114,35 @@ class Links:
 
     def names(self) -> dict[int, str]:
         """The interfaces that there are now."""
-        return {link["index"]: link.get_attr("IFLA_IFNAME") for link in self._ip.get_links()}
+        return {link.ifindex: link.name for link in self._netlink.links()}
 
     def addresses(self) -> list[bytes]:
         """This host's own unicast addresses, 16 octets each."""
-        found = []
-        for message in self._ip.get_addr():
-            text = message.get_attr("IFA_LOCAL") or message.get_attr(
-                "IFA_ADDRESS"
-            )  # of a tunnel the second is the peer's
-            if text:
-                family = socket.AF_INET if "." in text else socket.AF_INET6
-                octets = socket.inet_pton(family, text)
-                found.append(octets if len(octets) == 16 else V4_MAPPED + octets)
-        return found
+        return [octets if len(octets) == 16 else V4_MAPPED + octets for octets in self._netlink.addresses()]
 
     def index(self, interface: str) -> int:
-        found = self._ip.link_lookup(ifname=interface)
-        if not found:
-            names = ", ".join(sorted(link.get_attr("IFLA_IFNAME") for link in self._ip.get_links()))
-            raise ConfigError(f"no interface {interface}; there are {names}")
-        return int(found[0])
+        names = self.names()
+        for ifindex, name in names.items():
+            if name == interface:
+                return ifindex
+        raise ConfigError(f"no interface {interface}; there are {', '.join(sorted(names.values()))}")
 
     def is_loopback(self, ifindex: int) -> bool:
-        return bool(self._link(ifindex)["flags"] & 0x8)  # IFF_LOOPBACK
+        return bool(self._link(ifindex).flags & 0x8)  # IFF_LOOPBACK
 
     def is_ethernet(self, ifindex: int) -> bool:
         """Whether packets have Ethernet headers; KernelError where they begin with neither that nor IP."""
         link = self._link(ifindex)
-        if link["ifi_type"] in _ETHERNET_TYPES:
+        if link.type in _ETHERNET_TYPES:
             return True
-        if link["ifi_type"] in _IP_TYPES:
+        if link.type in _IP_TYPES:
             return False
-        name = link.get_attr("IFLA_IFNAME")
-        raise KernelError(f"{name} has link headers of ARP type {link['ifi_type']}, which we cannot read")
+        raise KernelError(f"{link.name} has link headers of ARP type {link.type}, which we cannot read")
 
     def is_attached(self, at: Attachment, program_id: int) -> bool:
         """Whether the program is still where it was attached."""
         if at.hook == "tc":
-            return any(found.program == program_id for found in self.filters(at.ifindex, at.direction))
+            return any(found == program_id for found in self.filters(at.ifindex, at.direction).values())
         try:
             attached = self.xdp(at.ifindex)
         except KernelError:
@@ -173,60 +151,50 @@ class Links:
 
     def driver(self, ifindex: int) -> str:
         """The kind of a software interface (``veth``, ``bridge`` ...), empty for others."""
-        info = self._link(ifindex).get_attr("IFLA_LINKINFO")
-        return str(info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
+        return self._link(ifindex).kind
 
-    def _link(self, ifindex: int) -> Any:
+    def _link(self, ifindex: int) -> Link:
         try:
-            return next(iter(self._ip.get_links(ifindex)))
-        except self._refusal as error:
+            return self._netlink.link(ifindex)
+        except OSError as error:
             raise KernelError(f"interface {ifindex} is no more") from error
 
     # XDP
 
     def xdp(self, ifindex: int) -> tuple[int, int] | None:
         """(flags of the mode, program id) of what is attached at XDP."""
-        xdp = self._link(ifindex).get_attr("IFLA_XDP")
-        if xdp is not None:
-            for mode, name in ((_DRV_MODE, "IFLA_XDP_DRV_PROG_ID"), (_SKB_MODE, "IFLA_XDP_SKB_PROG_ID")):
-                program_id = xdp.get_attr(name)
-                if program_id:
-                    return mode, program_id
-        return None
+        link = self._link(ifindex)
+        if link.native:
+            return _DRV_MODE, link.native
+        return (_SKB_MODE, link.generic) if link.generic else None
 
     def attach_xdp(self, ifindex: int, program: Program, native: bool) -> int:
         """0, or the errno with which the kernel or the driver refuses."""
         mode = _DRV_MODE if native else _SKB_MODE
-        return self._set_xdp(ifindex, ("IFLA_XDP_FD", program.fd), _UPDATE_IF_NOEXIST | mode)
+        return self._set_xdp(ifindex, program.fd, _UPDATE_IF_NOEXIST | mode)
 
     def detach_xdp(self, ifindex: int, program: Program, mode: int) -> None:
         """Detach this program and no other; no error where it or the interface has gone."""
-        self._set_xdp(ifindex, ("IFLA_XDP_FD", -1), _REPLACE | mode, ("IFLA_XDP_EXPECTED_FD", program.fd))
+        self._set_xdp(ifindex, -1, _REPLACE | mode, program.fd)
 
-    def _set_xdp(self, ifindex: int, fd: tuple[str, int], flags: int, *more: tuple[str, int]) -> int:
+    def _set_xdp(self, ifindex: int, fd: int, flags: int, expected_fd: int | None = None) -> int:
         try:
-            self._ip.link("set", index=ifindex, xdp={"attrs": [fd, ("IFLA_XDP_FLAGS", {"value": flags}), *more]})
-        except self._refusal as error:
+            self._netlink.set_xdp(ifindex, fd, flags, expected_fd)
+        except OSError as error:
             return self._code(error)
         return 0
 
     # TC
 
-    def filters(self, ifindex: int, direction: str) -> list[Filter]:
-        """The filters of clsact in one direction; none of an interface that is no more."""
-        found: list[Filter] = []
+    def filters(self, ifindex: int, direction: str) -> dict[int, int | None]:
+        """The filters of clsact in one direction by handle: the program id where one is ours, else None. None of an
+        interface that is no more."""
         try:
-            messages = list(self._ip.get_filters(index=ifindex, parent=_PARENTS[direction]))
-        except self._refusal:
-            return found
-        for message in messages:
-            options = message.get_attr("TCA_OPTIONS")
-            if options is None or not message["handle"]:
-                continue  # the entry of the priority, not of a filter
-            name = str(options.get_attr("TCA_BPF_NAME") or "") if message.get_attr("TCA_KIND") == "bpf" else ""
-            ours = re.fullmatch(r"pyflowx/(\d+)", name)
-            found.append(Filter(message["info"] >> 16, message["handle"], name, int(ours[1]) if ours else None))
-        return found
+            found = list(self._netlink.filters(ifindex, _PARENTS[direction]))
+        except OSError:
+            return {}
+        ours = {filter.handle: re.fullmatch(r"pyflowx/(\d+)", filter.name) for filter in found}
+        return {handle: int(name[1]) if name else None for handle, name in ours.items()}
 
     def attach_tc(self, ifindex: int, program: Program, direction: str) -> None:
         """Put the program before all filters."""
@@ -239,49 +207,40 @@ class Links:
         self._add_clsact(ifindex)
         program_id = program.info().id
         try:
-            self._ip.tc(
-                "add-filter",
-                "bpf",
-                ifindex,
-                fd=program.fd,
-                name=f"pyflowx/{program_id}",
-                parent=_PARENTS[direction],
-                prio=_PRIORITY,
-                direct_action=True,
-            )
-        except self._refusal as error:
+            self._netlink.add_filter(ifindex, _PARENTS[direction], _PRIORITY, program.fd, f"pyflowx/{program_id}")
+        except OSError as error:
             self._code(error)
             raise KernelError(
-                f"cannot attach at TC {direction}: {error}; is another kind of filter at priority {_PRIORITY} "
+                f"cannot attach at TC {direction}: {error.strerror}; is another kind of filter at priority {_PRIORITY} "
                 "(tc filter show), or a qdisc ingress instead of clsact (tc qdisc show)?"
             ) from error
 
     def detach_tc(self, ifindex: int, direction: str, program_id: int) -> None:
         """Remove the filter of a program of ours, and clsact with the last one where it was made for us."""
         parent = _PARENTS[direction]
-        for handle in [f.handle for f in self.filters(ifindex, direction) if f.program == program_id]:
-            with contextlib.suppress(self._refusal):
-                self._ip.tc("del-filter", "bpf", ifindex, handle=handle, parent=parent, prio=_PRIORITY)
+        for handle in [handle for handle, found in self.filters(ifindex, direction).items() if found == program_id]:
+            with contextlib.suppress(OSError):
+                self._netlink.delete_filter(ifindex, parent, _PRIORITY, handle)
         if ifindex in self._clsact and not any(self.filters(ifindex, side) for side in _PARENTS):
-            with contextlib.suppress(self._refusal):
-                self._ip.tc("del", "clsact", ifindex)
+            with contextlib.suppress(OSError):
+                self._netlink.delete_clsact(ifindex)
 
     def _add_clsact(self, ifindex: int) -> None:
-        if any(f.program for side in _PARENTS for f in self.filters(ifindex, side)):
+        if any(found for side in _PARENTS for found in self.filters(ifindex, side).values()):
             self._clsact.add(ifindex)  # made by an exporter that may end before us
         try:
-            self._ip.tc("add", "clsact", ifindex)
-        except self._refusal as error:
+            self._netlink.add_clsact(ifindex)
+        except OSError as error:
             if self._code(error) != errno.EEXIST:
-                raise KernelError(f"cannot add the qdisc clsact: {error}; it needs CONFIG_NET_SCH_INGRESS") from error
+                reason = f"{error.strerror}; it needs CONFIG_NET_SCH_INGRESS"
+                raise KernelError(f"cannot add the qdisc clsact: {reason}") from error
         else:
             self._clsact.add(ifindex)
 
-    def _code(self, error: Exception) -> int:
-        code = int(getattr(error, "code", 0))
-        if code == errno.EPERM:
+    def _code(self, error: OSError) -> int:
+        if error.errno == errno.EPERM:
             raise KernelError(f"cannot attach to an interface: permission denied; {PRIVILEGE}") from error
-        return code
+        return error.errno or 0
 
     # left-overs
 
@@ -296,7 +255,7 @@ class Links:
                     if program.info().name.startswith(_PREFIX) and not Claim.is_live(program_id):
                         self.detach_xdp(ifindex, program, mode)
         for direction in _PARENTS:
-            for found in self.filters(ifindex, direction):
-                if found.program is not None and not Claim.is_live(found.program):
+            for ours in set(self.filters(ifindex, direction).values()):
+                if ours is not None and not Claim.is_live(ours):
                     self._clsact.add(ifindex)
-                    self.detach_tc(ifindex, direction, found.program)
+                    self.detach_tc(ifindex, direction, ours)

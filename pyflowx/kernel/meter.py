@@ -26,7 +26,7 @@ from pyflowx.kernel.layout import (
     dtypes,
 )
 from pyflowx.kernel.links import Attachment
-from pyflowx.kernel.programs import Programs
+from pyflowx.kernel.programs import SIDES, Programs
 from pyflowx.kernel.samples import PacketRing, PacketSamples
 from pyflowx.kernel.syscall import Map, ProgramInfo
 
@@ -34,7 +34,8 @@ _FIRST = bytes(4)  # the only index of an array of one
 
 
 class Meter:
-    """Compiles and loads the programs; ``attach()`` starts metering. A context manager.
+    """Has the programs compiled; ``attach()`` loads those that the interfaces need and starts metering. A context
+    manager.
 
     Errors: :class:`~pyflowx.errors.KernelError` (privilege, feature, verifier, header files, foreign
     program), :class:`~pyflowx.errors.ConfigError` for a value of the configuration.
@@ -65,6 +66,16 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def load(self) -> list[str]:
+        """Load all programs that interfaces with Ethernet headers may need, by hook, without attaching them: to see
+        whether the kernel takes them."""
+        config = self.config
+        hooks = [side for side in SIDES if config.direction in ("both", side)]
+        hooks += ["xdp"] * (config.hook != "tc" and config.direction != "egress")
+        for hook in hooks:
+            self._programs.load(hook)
+        return hooks
 
     def attach(self) -> list[Attachment]:
         """Attach to all interfaces or, on an error, to none; removes left-overs of dead exporters first."""

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyflowx.errors import PyflowxError
+from pyflowx.errors import KernelError, PyflowxError
 from pyflowx.kernel import syscall
-from pyflowx.kernel.compiler import bcc
+from pyflowx.kernel.builds import all_builds
+from pyflowx.kernel.compiler import ELSEWHERE, bcc, find_compiled, toolchain
 from pyflowx.kernel.config import MeterConfig
 from pyflowx.kernel.filter import libpcap
 from pyflowx.kernel.gate import Gate, GateConfig
@@ -57,6 +58,19 @@ def _bcc() -> str:
 
 def _headers() -> str:
     return str(find_headers().source or "the running kernel's own")
+
+
+def _compiled() -> str:
+    wanted = list(all_builds())
+    there = sum(find_compiled(build) is not None for build in wanted)
+    found = f"{there} of {len(wanted)}"
+    if there == len(wanted):
+        return f"{found}: no compiler is needed"
+    if toolchain() is not None:
+        return f"{found}; the others are made when they are asked for"
+    if not there:
+        raise KernelError(f"none, and no compiler: install python3-bpfcc and linux-headers-amd64, {ELSEWHERE}")
+    return f"{found}; options that need the others do not work"
 
 
 def _libpcap() -> str:
@@ -119,7 +133,7 @@ def _statistics() -> str:
 
 def _programs() -> str:
     with Meter(MeterConfig(["lo"], max_flows=16)) as meter:
-        return ", ".join(sorted(meter.run_statistics()))
+        return ", ".join(sorted(meter.load()))
 
 
 def _gate() -> str:
@@ -134,8 +148,9 @@ def _af_xdp() -> str:
 
 
 _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
-    ("bcc", "", "export", _bcc),
-    ("kernel headers", "", "export", _headers),
+    ("bcc", "", "compiling", _bcc),
+    ("kernel headers", "", "compiling", _headers),
+    ("compiled programs", "", "export", _compiled),
     ("programs at XDP", "4.8", "--hook xdp", _xdp),
     ("programs at TC", "4.5", "export", _tc),
     ("maps of maps", "4.12", "export", _maps),

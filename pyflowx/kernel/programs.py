@@ -4,61 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import product
 
 from pyflowx.errors import KernelError
 from pyflowx.kernel import syscall
-from pyflowx.kernel.compiler import compile_programs, source_folder
+from pyflowx.kernel.cache import Build, source_folder
+from pyflowx.kernel.compiler import compile_programs
 from pyflowx.kernel.config import MeterConfig
 from pyflowx.kernel.filter import ETHERNET, FILTER_CALL, RAW_IP, compile_classic, translate
-from pyflowx.kernel.layout import KEY_LEVELS, clip_room
+from pyflowx.kernel.layout import KEY_LEVELS, NumberSlot, clip_room
 from pyflowx.kernel.syscall import Map, Program
 
 SIDES = ("ingress", "egress")
-_TC = tuple(f"{side}{link}" for side in SIDES for link in ("", "_ip"))  # _ip: of devices without Ethernet header
+_TC = tuple(f"pyflowx_{side}{link}" for side in SIDES for link in ("", "_ip"))  # _ip: devices without Ethernet header
+_XDP = ("pyflowx_xdp",)
+FILES = {"meter_tc.c": _TC, "meter_xdp.c": _XDP}
 
 
 def macros(config: MeterConfig) -> list[str]:
-    """What the compiler defines for a configuration."""
-    found = [f"KEY_LEVEL={KEY_LEVELS.index(config.key)}", f"OWN_EXPORTS={len(config.exclude)}"]
-    if config.key == "ether":
+    """What the compiler defines for a configuration: what changes structures or costs instructions."""
+    found = []
+    if config.mode == "packet":
+        found.append("PACKETS")
+    elif config.key == "ether":
         found.append("KEY_ETHER")
     if config.tunnels:
         found.append("TUNNELS")
     if config.filter:
         found.append(f"FILTER_CALL={FILTER_CALL}")
-    if config.sampling_interval > 1:
-        found.append(f"SAMPLING_INTERVAL={config.sampling_interval}U")
-        if config.sampling_random:
-            found.append("SAMPLING_RANDOM")
-    if config.mode == "packet":
-        found.append(f"CLIP_LENGTH={clip_room(config.clip_length)}")
     return found
 
 
-def load_xdp(load: Callable[..., Program]) -> Program:
-    """``load(flags, *macros)`` for frames of several buffers, or else for those of one."""
+def load_xdp(load: Callable[[bool], Program]) -> Program:
+    """``load(frags)`` for frames of several buffers, or else for those of one."""
     try:
-        return load(syscall.XDP_HAS_FRAGS, "XDP_FRAGS")
+        return load(True)
     except KernelError:  # before Linux 5.18; whatever else is wrong is wrong again
-        return load(0)
+        return load(False)
+
+
+def builds() -> Iterator[Build]:
+    """What the compiler can make for all configurations."""
+    kinds = (("vlan", "flows"), ("ether", "flows"), ("vlan", "packet"))
+    for file, names in FILES.items():
+        for (key, mode), tunnels, filter in product(kinds, (False, True), ("", "ip")):
+            config = MeterConfig(["lo"], key=key, mode=mode, tunnels=tunnels, filter=filter)
+            yield Build(source_folder() / file, names, tuple(macros(config)))
+
+
+def numbers(config: MeterConfig, frags: bool = False) -> dict[int, int]:
+    """What the loader puts into the instructions; ``frags``: XDP on frames of several buffers."""
+    return {
+        NumberSlot.KEY_LEVEL: KEY_LEVELS.index(config.key),
+        NumberSlot.OWN_EXPORTS: len(config.exclude),
+        NumberSlot.SAMPLING_INTERVAL: config.sampling_interval,
+        NumberSlot.SAMPLING_RANDOM: config.sampling_random,
+        NumberSlot.CLIP_LENGTH: clip_room(config.clip_length),
+        NumberSlot.XDP_FRAGS: frags,
+    }
 
 
 class Programs(Mapping[str, Program]):
     """Those that are loaded, by hook: ``xdp``; at TC ``ingress``, ``egress``, and these with ``_ip`` for devices
     without Ethernet header. :meth:`load` adds one."""
 
-    def __init__(self, config: MeterConfig, maps: dict[int, Map], resources: ExitStack) -> None:
+    def __init__(self, config: MeterConfig, maps: Mapping[int, Map], resources: ExitStack) -> None:
         self._config, self._maps, self._resources = config, maps, resources
         self._loaded: dict[str, Program] = {}
-        self._macros = macros(config)
-        self._filters = {link: compile_classic(config.filter, link) for link in (ETHERNET, RAW_IP) if config.filter}
-        names = {hook: f"pyflowx_{hook}" for hook in _TC}
-        code = compile_programs(source_folder() / "meter_tc.c", list(names.values()), self._macros)
-        self._tc = {hook: code[name] for hook, name in names.items()}
-        if config.hook != "tc" and config.direction != "egress":
-            self._loaded["xdp"] = self._load_xdp()
-        for side in SIDES:
-            self.load(side)
+        if config.filter:
+            compile_classic(config.filter)  # what is wrong with it is said before anything is attached
+        files = FILES if config.hook != "tc" and config.direction != "egress" else {"meter_tc.c": _TC}
+        self._code: dict[str, bytes] = {}
+        for file, names in files.items():
+            self._code |= compile_programs(source_folder() / file, names, macros(config))
 
     def __getitem__(self, hook: str) -> Program:
         return self._loaded[hook]
@@ -70,27 +88,29 @@ class Programs(Mapping[str, Program]):
         return len(self._loaded)
 
     def load(self, hook: str) -> Program:
-        """The program of one of TC's hooks."""
+        """The program of a hook; the verifier takes its time for each, so that only those in use are loaded."""
         if hook not in self._loaded:
-            link = RAW_IP if hook.endswith("_ip") else ETHERNET
-            functions = self._functions(link, syscall.HELPER_SKB_LOAD_BYTES, tagged=link == ETHERNET)
-            program = Program.load(
-                syscall.PROG_TYPE_SCHED_CLS, f"pyflowx_{hook}"[:15], self._tc[hook], self._maps, functions=functions
-            )
+            program = self._load_xdp() if hook == "xdp" else self._load_tc(hook)
             self._loaded[hook] = self._resources.enter_context(program)
         return self._loaded[hook]
 
-    def _load_xdp(self) -> Program:
-        def load(flags: int, *more: str) -> Program:
-            code = compile_programs(source_folder() / "meter_xdp.c", ["pyflowx_xdp"], [*self._macros, *more])
-            functions = self._functions(ETHERNET, syscall.HELPER_XDP_LOAD_BYTES if flags else None, tagged=False)
-            instructions = code["pyflowx_xdp"]
-            kind = syscall.PROG_TYPE_XDP
-            return Program.load(kind, "pyflowx_xdp", instructions, self._maps, flags, functions)
+    def _load_tc(self, hook: str) -> Program:
+        link = RAW_IP if hook.endswith("_ip") else ETHERNET
+        functions = self._functions(link, syscall.HELPER_SKB_LOAD_BYTES, tagged=link == ETHERNET)
+        name, kind = f"pyflowx_{hook}", syscall.PROG_TYPE_SCHED_CLS
+        return Program.load(kind, name[:15], self._code[name], self._maps, 0, functions, numbers(self._config))
 
-        return self._resources.enter_context(load_xdp(load))
+    def _load_xdp(self) -> Program:
+        def load(frags: bool) -> Program:
+            functions = self._functions(ETHERNET, syscall.HELPER_XDP_LOAD_BYTES if frags else None, tagged=False)
+            flags = syscall.XDP_HAS_FRAGS if frags else 0
+            (name,), kind, filled = _XDP, syscall.PROG_TYPE_XDP, numbers(self._config, frags)
+            return Program.load(kind, name, self._code[name], self._maps, flags, functions, filled)
+
+        return load_xdp(load)
 
     def _functions(self, link: int, helper: int | None, tagged: bool) -> dict[int, bytes]:
-        if not self._filters:
+        if not self._config.filter:
             return {}
-        return {FILTER_CALL: translate(self._filters[link], helper, tagged)}
+        classic = compile_classic(self._config.filter, link)  # not all can be asked of all links: vlan
+        return {FILTER_CALL: translate(classic, helper, tagged)}

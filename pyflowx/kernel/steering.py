@@ -18,15 +18,23 @@ import numpy as np
 from pyflowx.batch import V4_MAPPED, Array, PacketBatch
 from pyflowx.errors import KernelError
 from pyflowx.kernel import syscall
-from pyflowx.kernel.compiler import compile_programs, source_folder
+from pyflowx.kernel.cache import Build, source_folder
+from pyflowx.kernel.compiler import compile_programs
 from pyflowx.kernel.filter import Classic
+from pyflowx.kernel.layout import NumberSlot
 from pyflowx.kernel.syscall import Map, Program
 
 _SO_ATTACH_REUSEPORT_CBPF, _SO_ATTACH_REUSEPORT_EBPF = 51, 52  # asm-generic/socket.h
 _SOCKETS = 0  # MAP_SOCKETS
+_NAME = "pyflowx_steer"
 _1, _2 = 0x85EBCA6B, 0xC2B2AE35  # the multipliers of MurmurHash3's last step
 _SHORTEST = {9: 20, 10: 16, 5: 24}  # octets of the headers
 _SFLOW_HEADER = 28
+
+
+def build() -> Build:
+    """What the compiler makes."""
+    return Build(source_folder() / "steer_reuseport.c", (_NAME,))
 
 
 class Steering:
@@ -58,10 +66,10 @@ def _attach_program(groups: Sequence[Sequence[socket.socket]]) -> None:
             for number, sock in enumerate(group):
                 reached.update(struct.pack("=I", number), struct.pack("=Q", sock.fileno()))
             if code is None:
-                source = source_folder() / "steer_reuseport.c"
-                code = compile_programs(source, ["pyflowx_steer"], [f"WORKERS={count}"])["pyflowx_steer"]
-            kind = syscall.PROG_TYPE_SK_REUSEPORT
-            program = stack.enter_context(Program.load(kind, "pyflowx_steer", code, {_SOCKETS: reached}))
+                code = compile_programs(*build())[_NAME]
+            kind, numbers = syscall.PROG_TYPE_SK_REUSEPORT, {int(NumberSlot.WORKERS): count}
+            program = Program.load(kind, _NAME, code, {_SOCKETS: reached}, numbers=numbers)
+            stack.enter_context(program)
             try:
                 group[0].setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_EBPF, program.fd)
             except OSError as error:

@@ -13,6 +13,7 @@ import os
 import platform
 import resource
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
@@ -46,6 +47,7 @@ _LOG_LEN = 1 << 24
 _LOG_TAIL = 12  # lines of the verifier that an error shows
 _ENOTSUPP = 524  # the kernel's own, not in errno.h
 _PSEUDO_MAP_FD = _PSEUDO_CALL = 1
+_PSEUDO_NUMBER = 15  # of bpf/maps.h
 _LOAD_IMM64, _CALL_INSTRUCTION = 0x18, 0x85
 
 PRIVILEGE = "run as root (sudo), or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (before Linux 5.8: CAP_SYS_ADMIN)"
@@ -92,7 +94,7 @@ def possible_cpus() -> int:
         return int(file.read().strip().replace(",", "-").rpartition("-")[2]) + 1
 
 
-def _linked(code: Array, functions: dict[int, bytes]) -> Array:
+def _linked(code: Array, functions: Mapping[int, bytes]) -> Array:
     """Instructions with the functions that they call behind them."""
     for number, function in functions.items():
         calls = np.flatnonzero((code["code"] == _CALL_INSTRUCTION) & (code["immediate"] == number))
@@ -100,6 +102,21 @@ def _linked(code: Array, functions: dict[int, bytes]) -> Array:
         code["immediate"][calls] = len(code) - calls - 1
         code = np.concatenate([code, np.frombuffer(function, _INSTRUCTION)])
     return code
+
+
+def _named(code: Array, kind: int) -> Array:
+    """Where the loads of what is named by a slot are."""
+    return np.flatnonzero((code["code"] == _LOAD_IMM64) & (code["registers"] >> 4 == kind))
+
+
+def _filled_in(code: Array, maps: Mapping[int, Map], numbers: Mapping[int, int]) -> None:
+    """Put descriptors and numbers in the place of their slots."""
+    for place in _named(code, _PSEUDO_MAP_FD).tolist():
+        code["immediate"][place] = maps[int(code["immediate"][place])].fd
+    for place in _named(code, _PSEUDO_NUMBER).tolist():
+        number = numbers[int(code["immediate"][place])]
+        code["registers"][place] &= 0x0F
+        code["immediate"][[place, place + 1]] = np.array([number], "<u8").view("<i4")
 
 
 class _Descriptor:
@@ -243,15 +260,15 @@ class Program(_Descriptor):
         kind: int,
         name: str,
         instructions: bytes,
-        maps: dict[int, Map],
+        maps: Mapping[int, Map],
         flags: int = 0,
-        functions: dict[int, bytes] | None = None,
+        functions: Mapping[int, bytes] | None = None,
+        numbers: Mapping[int, int] | None = None,
     ) -> Program:
-        """Verify and load; ``maps`` has the map for each slot number that the instructions name, ``functions`` the
-        instructions of what they call by a number that is no helper's."""
+        """Verify and load; ``maps`` has the map and ``numbers`` the number for each slot that the instructions name,
+        ``functions`` the instructions of what they call by a number that is no helper's."""
         code = _linked(np.frombuffer(instructions, _INSTRUCTION).copy(), functions or {})
-        named = (code["code"] == _LOAD_IMM64) & (code["registers"] >> 4 == _PSEUDO_MAP_FD)
-        code["immediate"][named] = [maps[slot].fd for slot in code["immediate"][named].tolist()]
+        _filled_in(code, maps, numbers or {})
         licence = ctypes.create_string_buffer(b"GPL")
 
         def load(log: Buffer | None) -> int:

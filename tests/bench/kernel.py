@@ -44,7 +44,7 @@ def varied(meter: Meter, hook: str, flows: int) -> Program:
     target = Map(PROG_ARRAY, 4, 4, 1, "target")
     flags = syscall.XDP_HAS_FRAGS if hook == "xdp" else 0
     program = Program.load(kind, name, code, {1: target}, flags)
-    target.update(bytes(4), struct.pack("=I", meter._programs[hook].fd))
+    target.update(bytes(4), struct.pack("=I", meter._programs.load(hook).fd))
     return program
 
 
@@ -70,7 +70,7 @@ def packets(meter: Meter, hook: str, frame: bytes) -> None:
         idle = min(measure(program, frame))
 
     def show(flows: int, state: str) -> None:
-        program = meter._programs[hook] if flows == 1 else varied(meter, hook, flows)
+        program = meter._programs.load(hook) if flows == 1 else varied(meter, hook, flows)
         program.test_run(frame, flows)  # every flow is there
         figures = measure(program, frame)
         row(f"{hook}, {flows} flow{'s' * (flows > 1)}{state}", figures, "ns/packet", BARS[flows], min(figures) - idle)

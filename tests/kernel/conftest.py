@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import functools
 import importlib.util
 import json
 import os
@@ -24,8 +23,8 @@ from pyflowx.kernel.compiler import compile_programs, source_folder
 from pyflowx.kernel.filter import ETHERNET, FILTER_CALL, RAW_IP, compile_classic, translate
 from pyflowx.kernel.gate import Gate, GateConfig
 from pyflowx.kernel.gate_layout import Outcome
-from pyflowx.kernel.layout import FRAGMENT_KEY_LEN, FRAGMENT_LEN, STATISTIC_DTYPE, MapSlot, dtypes
-from pyflowx.kernel.programs import macros
+from pyflowx.kernel.layout import FRAGMENT_KEY_LEN, FRAGMENT_LEN, OWN_EXPORT_DTYPE, STATISTIC_DTYPE, MapSlot, dtypes
+from pyflowx.kernel.programs import FILES, macros, numbers
 from pyflowx.kernel.samples import PacketRing
 from pyflowx.kernel.syscall import Map, Program
 
@@ -188,12 +187,6 @@ class Sender:
         self.socket.close()
 
 
-@functools.cache
-def compiled(file, name, macros):
-    """The instructions of a program; compiling takes longer than most tests."""
-    return compile_programs(source_folder() / file, [name], macros)[name]
-
-
 class Bench:
     """The programs on maps of their own, for test runs: no interface, no Meter."""
 
@@ -216,17 +209,19 @@ class Bench:
         self.statistics = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 16, 2 * len(Statistic), "statistics")
         self.fragments = Map(syscall.MAP_TYPE_LRU_HASH, FRAGMENT_KEY_LEN, FRAGMENT_LEN, 64, "fragments")
         self.sampling = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 4, 1, "sampling")
+        self.own = Map(syscall.MAP_TYPE_ARRAY, 4, OWN_EXPORT_DTYPE.itemsize, 1, "own")
         self.ring = PacketRing(self.config.clip_length)
         maps = {
             MapSlot.FLOWS: self.active,
             MapSlot.STATISTICS: self.statistics,
+            MapSlot.OWN_EXPORTS: self.own,
             MapSlot.FRAGMENTS: self.fragments,
             MapSlot.SAMPLING: self.sampling,
             MapSlot.PACKETS: self.ring.map,
         }
         frags = kind == "xdp-frags"
         name += "_ip" if link == "ip" else ""
-        code = compiled(file, name, (*macros(self.config), *["XDP_FRAGS"] * frags))
+        code = compile_programs(source_folder() / file, FILES[file], macros(self.config))[name]
         functions = {}
         if self.config.filter:
             helper = {"xdp": None, "xdp-frags": syscall.HELPER_XDP_LOAD_BYTES}.get(kind, syscall.HELPER_SKB_LOAD_BYTES)
@@ -234,7 +229,7 @@ class Bench:
             classic = compile_classic(self.config.filter, RAW_IP if link == "ip" else ETHERNET)
             functions[FILTER_CALL] = translate(classic, helper, tagged)
         flags = syscall.XDP_HAS_FRAGS * frags
-        self.program = Program.load(program_type, name[:15], code, maps, flags, functions)
+        self.program = Program.load(program_type, name[:15], code, maps, flags, functions, numbers(self.config, frags))
 
     def drain(self):
         """What has been metered; first fragments are forgotten."""
@@ -253,8 +248,8 @@ class Bench:
         return found
 
     def close(self):
-        parts = (self.program, self.ring, self.sampling, self.fragments, self.statistics, self.active, self.flows)
-        for part in parts:
+        parts = (self.program, self.ring, self.own, self.sampling, self.fragments, self.statistics, self.active)
+        for part in (*parts, self.flows):
             part.close()
 
 
@@ -272,13 +267,9 @@ def make_bench():
 
 
 class TestGate(Gate):
-    """A gate whose program is compiled once for all tests."""
+    """A gate that tells what it counted since it was asked last."""
 
     __test__ = False
-
-    def _code(self, macros):
-        more = ["REDIRECT"] if self.config.redirect else []
-        return compiled("gate_xdp.c", "pyflowx_gate", (*macros, *more))
 
     @property
     def program(self):

@@ -142,12 +142,12 @@ def frame(message, network=V4):
     return bytes(ETH / network / UDP_OURS / Raw(message))
 
 
-@pytest.fixture(scope="module", params=["XDP_FRAGS", ""], ids=["frags", "one-buffer"])
+@pytest.fixture(scope="module", params=[True, False], ids=["frags", "one-buffer"])
 def gate(request, gate_class):
     """One that enforces, with the program for frames of several buffers or of one."""
 
     def load_xdp(load):
-        return load(syscall.XDP_HAS_FRAGS, request.param) if request.param else load(0)
+        return load(request.param)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gate_module, "load_xdp", load_xdp)

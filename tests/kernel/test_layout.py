@@ -14,6 +14,7 @@ from pyflowx.kernel.layout import (
     OWN_EXPORT_DTYPE,
     STATISTIC_DTYPE,
     MapSlot,
+    NumberSlot,
     Statistic,
     Tunnel,
     dtypes,
@@ -50,8 +51,8 @@ def compiled_types(folder, uses, header="flow.h", flags=()):
 @pytest.fixture(scope="module")
 def types(tmp_path_factory, level):
     uses = "".join(f"struct {name} a_{name};" for name in STRUCTS)
-    uses += "enum statistic_slot a_slot; enum map_slot a_map; enum flow_direction a_direction;"
-    uses += "enum flow_tunnel a_tunnel; enum key_level a_level;"
+    uses += "enum statistic_slot a_slot; enum map_slot a_map; enum number_slot a_number;"
+    uses += "enum flow_direction a_direction; enum flow_tunnel a_tunnel; enum key_level a_level;"
     return compiled_types(tmp_path_factory.mktemp("btf"), uses, flags=LEVELS[level])
 
 
@@ -121,6 +122,7 @@ def test_the_enums_are_the_same(types):
     assert statistics.pop("SLOTS") == len(Statistic)
     assert statistics == {slot.name: slot for slot in Statistic}
     assert values("map_slot", "MAP_") == {slot.name: slot for slot in MapSlot}
+    assert values("number_slot", "NUMBER_") == {slot.name: slot for slot in NumberSlot}
     assert values("flow_tunnel", "TUNNEL_") == {kind.name: kind for kind in Tunnel}
     assert values("key_level", "KEY_LEVEL_") == {name.upper(): number for number, name in enumerate(KEY_LEVELS)}
     assert values("flow_direction", "DIRECTION_") == {"INGRESS": 0, "EGRESS": 1}  # IANA flowDirection
