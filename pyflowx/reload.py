@@ -41,14 +41,14 @@ class ReloadCounts:
     failures: int = 0
 
 
-def open_tables(options: Iterable[str], report: Report) -> list[Reloader]:
+def open_tables(options: Iterable[str], report: Report, warn: Report | None = None) -> list[Reloader]:
     """The ``--enrich`` options, every table loaded; :class:`ConfigError` says what is wrong and where.
 
-    ``report`` takes a line about each later load.
+    ``report`` takes a line about each later load, ``warn`` about those that fail.
     """
     specs = [parse_enrich(option, FLOW_COLUMNS) for option in options]
     check_outputs(specs, FLOW_COLUMNS)
-    return [Reloader(spec, report) for spec in specs]
+    return [Reloader(spec, report, warn or report) for spec in specs]
 
 
 def read_source(spec: EnrichSpec, stop: threading.Event | None = None) -> bytes:
@@ -118,9 +118,9 @@ def _communicate(
 class Reloader:
     """One table: loaded here, and from :meth:`start` on kept up to date in a thread of its own."""
 
-    def __init__(self, spec: EnrichSpec, report: Report) -> None:
+    def __init__(self, spec: EnrichSpec, report: Report, warn: Report) -> None:
         self.counts = ReloadCounts()
-        self._spec, self._report = spec, report
+        self._spec, self._report, self._warn = spec, report, warn
         self._tried = self._seen = self._look()
         self.enrichment = Enrichment(spec, load_table(spec, read_source(spec), FLOW_COLUMNS))
         self._stop, self._wake = threading.Event(), threading.Event()
@@ -180,7 +180,7 @@ class Reloader:
             if not self._stop.is_set():
                 self.counts.failures += 1
                 message = str(error) if isinstance(error, ConfigError) else repr(error)
-                self._report(f"{message}; the table that was loaded before stays in use")
+                self._warn(f"{message}; the table that was loaded before stays in use")
             return
         self.enrichment.table = table
         _give_back()

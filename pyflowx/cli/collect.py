@@ -64,8 +64,9 @@ def command(**options: Any) -> None:
     """
     prepare_numpy()
     decoding = Decoding(options, options["form"])
-    taken = Inputs.take(options), Outputs.take(options), Operation.take(options), Gating.take(options)
-    run(decoding, *taken, **options)
+    inputs = Inputs.take(options)
+    outputs = Outputs.take(options, patient=bool(inputs.addresses))
+    run(decoding, inputs, outputs, Operation.take(options), Gating.take(options), **options)
 
 
 def run(

@@ -36,6 +36,12 @@ def config_option(command: _F) -> _F:
     )(command)
 
 
+def is_given(name: str) -> bool:
+    """Whether the command line has the option of a parameter; one of a file may be of no use with what it says."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is not None and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
 def _load(ctx: click.Context, option: click.Parameter, path: str | None) -> None:
     if path is not None:
         table = read_config(path).get(ctx.info_name or "", {})

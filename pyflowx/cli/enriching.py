@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pyflowx.cli.log import LOG
 from pyflowx.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def open_all(options: Sequence[str], form: str, say: Callable[[str], None]) -> l
         raise ConfigError(f"--enrich adds columns to flows, and -f {form} writes none: give -f common")
     from pyflowx.reload import open_tables
 
-    return open_tables(options, say)
+    return open_tables(options, say, LOG.warning)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
+from pyflowx.cli.config import is_given
 from pyflowx.cli.log import LOG
 from pyflowx.errors import ConfigError
 
@@ -97,8 +98,24 @@ class Inputs:
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> Self:
-        """Out of those of a command."""
-        return cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+        """Out of those of a command. ConfigError for one that would do nothing."""
+        found = cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        by_url_alone = bool(self.inputs) and not self.pcap and self.port is None
+        if by_url_alone and is_given("kind"):
+            raise ConfigError(
+                f"-t/--type {self.kind} is about -p/--port and --pcap; each -I/--input says what it takes: "
+                "netflow://... or sflow://..., so leave it out"
+            )
+        listens = not self.pcap and not by_url_alone
+        if is_given("host") and not listens:
+            instead = "put the address into the URL, -I netflow://192.0.2.1:2055" if by_url_alone else "leave it out"
+            raise ConfigError(f"-H/--host {self.host} is about -p/--port, and nothing listens there; {instead}")
+        if is_given("recv_buffer") and not self.addresses:
+            raise ConfigError("--recv-buffer is about the network, and only capture files are read; leave it out")
 
     @property
     def _urls(self) -> list[tuple[str, bool, str]]:

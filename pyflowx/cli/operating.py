@@ -179,16 +179,20 @@ def watcher(collector: Collector, view: CollectorView, form: str) -> Callable[[b
 
 
 def on_hangup(process: Collector | Supervisor, again: Callable[[], None]) -> None:
-    """SIGHUP: open files anew, load tables again. Where we run on a terminal, that has gone: end in good order."""
+    """SIGHUP: open files anew, load tables again. Where the terminal that we ran on has gone: end in good order."""
+    had_terminal = sys.stderr.isatty()
 
     def said() -> None:
         LOG.info("SIGHUP: opening files anew, loading tables again")
         again()
 
-    if sys.stderr.isatty():
-        signal.signal(signal.SIGHUP, lambda number, frame: process.stop())
-    else:
-        signal.signal(signal.SIGHUP, lambda number, frame: process.soon(said))
+    def on_signal(number: int, frame: object) -> None:
+        if had_terminal and not sys.stderr.isatty():  # one that was hung up is none any more
+            process.stop()
+        else:
+            process.soon(said)
+
+    signal.signal(signal.SIGHUP, on_signal)
 
 
 def open_anew(view: CollectorView) -> None:

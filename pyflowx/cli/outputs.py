@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import click
 
+from pyflowx.cli.config import is_given
 from pyflowx.cli.decoding import seconds
 from pyflowx.cli.log import LOG
 from pyflowx.errors import ConfigError
@@ -40,11 +42,19 @@ class Outputs:
     exec_command: str | None = None
     expire: str | None = None
     expire_exec: str | None = None
+    patient: bool = False  # no option: the input does not wait, so that a disk that is full must not end the process
 
     @classmethod
-    def take(cls, options: dict[str, Any]) -> Self:
-        """Out of those of a command."""
-        return cls(**{field.name: options.pop(field.name) for field in fields(cls)})
+    def take(cls, options: dict[str, Any], *, patient: bool) -> Self:
+        """Out of those of a command. ConfigError for one that would do nothing, or harm."""
+        found = cls(**{field.name: options.pop(field.name) for field in fields(cls)[:-1]}, patient=patient)
+        if found.serialization == "discard" and is_given("output"):
+            raise ConfigError(f"-o/--output {found.output}: -s/--serialization discard writes nothing; leave one out")
+        is_text = found.serialization in _TEXT and found.compress in (None, "none")
+        if found.uses_stdout and not is_text and sys.stdout.isatty():
+            what = found.serialization if found.compress in (None, "none") else found.compress
+            raise ConfigError(f"{what} is not for a terminal; name a file with -o/--output, or pipe it to a program")
+        return found
 
     @property
     def uses_stdout(self) -> bool:
@@ -162,6 +172,8 @@ def _check_tree(outputs: Outputs) -> None:
         raise ConfigError(f"--interval {outputs.interval}: expected a second or more, such as 60s, 5m or 1h")
     if outputs.output == "-" or outputs.serialization == "discard":
         raise ConfigError("--interval writes files into a folder; name it with -o/--output, and give no -s discard")
+    if outputs.hive and outputs.level == 0:
+        raise ConfigError("--hive names folders, and --level 0 makes none; give --level 1 to 3, or leave one out")
     if outputs.prefix is not None and "/" in outputs.prefix:
         raise ConfigError(f"--prefix {outputs.prefix}: names of files have no /; folders are --level and --hive")
     if outputs.expire_exec is not None and outputs.expire is None:
@@ -221,7 +233,8 @@ def make_output(outputs: Outputs, form: str, extra: Mapping[str, str]) -> Output
     from pyflowx.sinks.target import open_target
 
     encoder = make_encoder(outputs, form, extra)
-    return Output(encoder, open_target(outputs.output, appends=encoder.appends, lines=encoder.appends))
+    target = open_target(outputs.output, appends=encoder.appends, lines=encoder.appends)
+    return Output(encoder, target, LOG.warning if outputs.patient else None)
 
 
 def make_part(outputs: Outputs, form: str, extra: Mapping[str, str], number: int, send: Send) -> Sink[Any]:

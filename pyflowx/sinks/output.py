@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Generic
 
-from pyflowx.errors import SinkError
+from pyflowx.errors import ConfigError, SinkError
 from pyflowx.sinks import AnyBatch, Data, Encoder, Piece
 from pyflowx.sinks.target import HiddenFile, ReaderGoneError, Target, size_of
 
 
-class Output(Generic[AnyBatch]):
-    """A :class:`~pyflowx.sinks.Sink`. An error of the target is for the caller: there is no other place to go on in.
+_RETRY_S = 1.0
 
-    A :class:`~pyflowx.sinks.target.HiddenFile` gets its name when it is complete.
+
+class Output(Generic[AnyBatch]):
+    """A :class:`~pyflowx.sinks.Sink`. A :class:`~pyflowx.sinks.target.HiddenFile` gets its name when it is complete.
+
+    An error of the target is for the caller. But with ``report``, which takes a line about what goes wrong, a file that
+    can be appended to is tried again after a second; what comes meanwhile is ``lost``. So is one that somebody removes
+    begun anew.
     """
 
-    def __init__(self, encoder: Encoder[AnyBatch], target: Target) -> None:
+    def __init__(self, encoder: Encoder[AnyBatch], target: Target, report: Callable[[str], None] | None = None) -> None:
         self.rows = 0
         self.octets = 0
         self.lost = 0
         self._encoder, self._target = encoder, target
+        self._report = report if encoder.appends and target.is_file else None
+        if self._report is not None:
+            target.advice = "trying again each second, what comes meanwhile is lost and counted"
+        self._retry_at: float | None = None  # after an error
+        self._lost_before = 0  # when the error came
         self._begin()
 
     @property
@@ -35,11 +46,18 @@ class Output(Generic[AnyBatch]):
             self._target.check_beginning(b"".join(bytes(octets) for _, octets in self._encoder.begin()))
 
     def write(self, batch: AnyBatch) -> None:
-        self._put(self._encoder.encode(batch))
+        if self._report is None:
+            self._put(self._encoder.encode(batch))
+        else:
+            self._put_patiently(self._encoder.count(batch), self._encoder.encode(batch), self._report)
 
     def adopt(self, rows: int, data: Data, note: Any) -> None:
         """A piece of another encoder of this kind (:class:`~pyflowx.sinks.handover.Handover`)."""
-        self._put(iter([(rows, data)]))
+        pieces: Iterator[Piece] = iter([(rows, data)])
+        if self._report is None:
+            self._put(pieces)
+        else:
+            self._put_patiently(rows, pieces, self._report)
         self._encoder.adopt(rows, note)
 
     def flush(self) -> None:
@@ -66,6 +84,8 @@ class Output(Generic[AnyBatch]):
         """Also after an error: whatever can be written still is, so that what is there can be read."""
         problem: SinkError | None = None
         is_whole = True
+        if self._retry_at is not None:
+            problem = SinkError(f"{self._target.path}: the last {self.lost - self._lost_before} rows were lost")
         for pieces in (self._encoder.flush(), self._encoder.end()):
             try:
                 self._put(pieces)
@@ -77,6 +97,32 @@ class Output(Generic[AnyBatch]):
         self._target.close(is_whole)
         if problem is not None:
             raise problem
+
+    def _put_patiently(self, count: int, pieces: Iterator[Piece], report: Callable[[str], None]) -> None:
+        """So many rows; those that cannot be written are lost."""
+        if self._retry_at is not None and time.monotonic() < self._retry_at:
+            self.lost += count
+            return
+        before = self.rows
+        try:
+            if not self._target.is_there:
+                if self._retry_at is None:
+                    report(f"{self._target.path}: it was removed while it was written; it is begun anew")
+                new = self._target.again()
+                self._target.close()
+                self._target = new
+                self._begin()
+            self._put(pieces)
+        except (SinkError, ConfigError) as error:
+            if self._retry_at is None:
+                self._lost_before = self.lost
+                report(str(error))
+            self.lost += count - (self.rows - before)
+            self._retry_at = time.monotonic() + _RETRY_S
+            return
+        if self._retry_at is not None:
+            self._retry_at = None
+            report(f"{self._target.path}: writing again; {self.lost - self._lost_before} rows were lost meanwhile")
 
     def _put(self, pieces: Iterator[Piece]) -> None:
         for rows, data in pieces:

@@ -52,6 +52,8 @@ class Target:
     def __init__(self, path: str = STDOUT, *, lines: bool = True) -> None:
         self.path = path
         self.octets = 0
+        self.advice = "make room or give another -o/--output and start again"
+        """The end of what is said when a write fails."""
         self.is_stdout = path == STDOUT
         self._lines = lines
         try:
@@ -77,7 +79,14 @@ class Target:
 
     def again(self) -> Target:
         """The same path opened anew: somebody may have moved the file away."""
-        return Target(self.path, lines=self._lines)
+        new = Target(self.path, lines=self._lines)
+        new.advice = self.advice
+        return new
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it still has a name: somebody may have removed it, or its folder."""
+        return os.fstat(self._fd).st_nlink > 0
 
     def write(self, data: Data) -> None:
         """Write all of it; SinkError where that is not possible, with the file as it was before."""
@@ -99,10 +108,7 @@ class Target:
     def _error(self, error: OSError, kept: str) -> SinkError:
         """What to say of a write that failed."""
         name = "standard output" if self.is_stdout else self.path
-        return SinkError(
-            f"{name}: {error.strerror}; {self.octets} octets of this run are {kept}; "
-            "make room or give another -o/--output and start again"
-        )
+        return SinkError(f"{name}: {error.strerror}; {self.octets} octets of this run are {kept}; {self.advice}")
 
     def _write_some(self, views: list[memoryview]) -> int:
         try:
@@ -166,11 +172,6 @@ class HiddenFile(Target):
 
     def again(self) -> HiddenFile:
         return HiddenFile(str(self.final))
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it still has a name: somebody may have removed it, or its folder."""
-        return os.fstat(self._fd).st_nlink > 0
 
     def complete(self) -> Path:
         """Everything to the disk, then the final name, which is returned. OSError where that is not possible."""

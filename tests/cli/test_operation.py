@@ -299,6 +299,66 @@ def test_sighup_goes_on_in_a_new_file_and_loads_tables_again(collect: Callable[.
     assert octets_in(path) == [2, 3]
 
 
+def test_a_table_that_cannot_be_loaded_again_is_a_warning(collect: Callable[..., Running], tmp_path: Path) -> None:
+    table = tmp_path / "names.csv"
+    table.write_text("src_port,name\n80,before\n")
+    enrich = f"type=exact,source={table},key=src_port,fields=name:service"
+    run = collect("-f", "common", "--enrich", enrich, stdout=subprocess.PIPE)
+    table.write_text("src_port,name\nhttp,after\n")
+    run.process.send_signal(signal.SIGHUP)
+    run.wait_for(f"warning: {table}:2: 'http' is no key; expected an integer.*; the table that was loaded before stays")
+    run.socket.send(message(1, template=True))
+    assert json.loads(run.process.stdout.readline())["service"] == "before"
+    run.process.send_signal(signal.SIGHUP)
+    run.until(lambda: run.said.count("is no key") == 2)
+    run.end()
+    assert f"{table}: 1 of 1 look-ups found, loaded again 0 times, failed 2 times" in run.said
+
+
+ON_TERMINAL = (
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
+def test_sighup_on_a_terminal_and_a_terminal_that_goes(tmp_path: Path) -> None:
+    """A signal that somebody sends means the same everywhere; that of a terminal that was closed ends the collector."""
+    path, moved = tmp_path / "flows.ndjson", tmp_path / "moved.ndjson"
+    terminal, theirs = os.openpty()
+    words = ["collect", "-H", "127.0.0.1", "-p", "0", "-f", "common", "--no-metrics", "--no-live", "-o", str(path)]
+    process = subprocess.Popen([sys.executable, "-c", ON_TERMINAL, "-m", "pyflowx", *words], stderr=theirs)
+    os.close(theirs)
+    said = b""
+
+    def until(text: bytes) -> None:
+        nonlocal said
+        while text not in said:
+            said += os.read(terminal, 4096)
+
+    try:
+        until(b"UDP port ")
+        until(b"\n")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.connect(("127.0.0.1", int(re.search(rb"port (\d+)", said)[1])))  # type: ignore[index]
+            sender.send(message(1, template=True))
+            while not path.exists() or not path.stat().st_size:
+                time.sleep(0.01)
+            path.rename(moved)
+            process.send_signal(signal.SIGHUP)
+            until(b"opening files anew")
+            while not path.exists():
+                time.sleep(0.01)
+            sender.send(message(2))
+            while octets_in(path) != [2]:
+                time.sleep(0.01)
+        os.close(terminal)
+        assert process.wait() == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert octets_in(moved) == [1] and octets_in(path) == [2]
+
+
 def test_sighup_with_the_folder_gone_keeps_the_file(collect: Callable[..., Running], tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
