@@ -18,7 +18,7 @@ from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Static
 
-from . import chrome, export, facts
+from . import chrome, export, facts, playback
 from .cells import sparkline
 from .dialogs import DetailScreen, ExportScreen, HelpScreen, Picker
 from .filterbar import FilterBar
@@ -67,6 +67,7 @@ _KEYS: tuple[tuple[str, str, str, bool], ...] = (
     ("source(-1)", "left_square_bracket", "Previous source", False),
     ("theme", "t", "Theme", False),
     ("command_palette", "colon", "Commands", False),
+    *playback.KEYS,
     ("help", "question_mark", "Help", True),
     ("quit", "q", "Quit", True),
 )
@@ -74,7 +75,7 @@ _SUPPORTED = {"filter": "filter", "sort": "sort", "reverse": "sort", "group": "g
 _SUPPORTED |= {"export": "export", "copy": "copy"}
 
 
-class PyflowxApp(App[None]):
+class PyflowxApp(playback.Playback, App[None]):
     """``sources``: one a tab, at least one. They are closed when the application ends.
 
     ``history``: the file of filters. ``connect``: the options that say where the flows come from, for command lines.
@@ -175,6 +176,7 @@ class PyflowxApp(App[None]):
                 self.view.refresh_from(state)
             else:  # a key that was pressed meanwhile goes first
                 self.call_later(self._show_news, state)
+        self.watch_recordings()
         with suppress(NoMatches):  # when the application ends, its widgets go first
             self._chrome()
 
@@ -209,6 +211,8 @@ class PyflowxApp(App[None]):
         self._chrome()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in playback.STEERS:
+            return self.replayed() is not None
         needed = _SUPPORTED.get(action)
         if needed is not None and self.is_running and self.screen_stack:
             return needed in self.view.supports
@@ -406,13 +410,14 @@ class PyflowxApp(App[None]):
             )
         for action, _, what, _ in _KEYS:
             base = action.split("(")[0]
-            if base in ("command_palette", "source", "back") or self.check_action(base, ()) is False:
+            if base in ("command_palette", "source", "back", "seek", "faster") or self.check_action(base, ()) is False:
                 continue
             yield SystemCommand(what, f"Key {self._key_of(action)}", getattr(self, f"action_{base}"))
         for name in dict.fromkeys(self.view.names()):
             yield SystemCommand(f"Sort by {name}", "The column of the table", lambda name=name: self.view.sort_by(name))
 
     async def on_unmount(self) -> None:
+        self.end_recordings()
         for state in self.states:
             state.source.close()
 
@@ -428,7 +433,7 @@ FILTER_HELP = (
 
 def suitable_theme() -> str:
     """The one whose 16 colours are the terminal's own where it has no more."""
-    if os.environ.get("COLORTERM") or "256" in os.environ.get("TERM", "") or "TEXTUAL" in os.environ:
+    if os.environ.get("COLORTERM") or "256" in os.environ.get("TERM", "") or "TEXTUAL_DRIVER" in os.environ:
         return "textual-dark"
     few = os.environ.get("TERM", "") in ("linux", "xterm", "ansi", "screen", "vt100", "vt220", "xterm-16color")
     return "ansi-dark" if few else "textual-dark"

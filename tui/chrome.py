@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from textual.content import Content
 
-from . import text
+from . import playback, text
 from .screens.base import Options, View
 from .state import State
 
@@ -78,6 +78,9 @@ def status(state: State, view: View, options: Options, width: int) -> Content:
     """The source, its rates and losses; on the right what was chosen."""
     dot, style = _DOTS.get(state.source.state, _DOTS["failed"])
     parts = [Content.assemble(" ", (dot, style), " ", (text.clean(state.source.name, 24), "bold"))]
+    played = playback.about(state)
+    if played:
+        parts.append(Content.styled(played, "$text-accent"))
     parts += [Content(part) for part in _rates(state)]
     left = Content("  ").join(parts)
     right = _choices(view, options)

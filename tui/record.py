@@ -43,13 +43,14 @@ def as_json(snapshot: Mapping[str, Any]) -> bytes:
 
 
 class Recorder:
-    """Writes until :meth:`close`, or until the recording is :data:`MAX_OCTETS` long (``is_full``). ConfigError where
-    the file cannot be made; OSError of a disk that is full comes out of :meth:`add`, what was written stays."""
+    """Writes until :meth:`close`, until the recording is :data:`MAX_OCTETS` long (``is_full``), or until the disk
+    refuses (``error``; what was written stays). ConfigError where the file cannot be made."""
 
     def __init__(self, path: str | Path, hello: Mapping[str, Any], name: str) -> None:
         self.path = Path(path)
         self.snapshots = 0
         self.is_full = False
+        self.error = ""
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             if self.path.exists():
@@ -63,12 +64,15 @@ class Recorder:
 
     def add(self, snapshot: Mapping[str, Any]) -> None:
         """One more."""
-        if self._file is None or self.is_full:
+        if self._file is None or self.is_full or self.error:
             return
         self._lines.append(as_json(snapshot))
         self.snapshots += 1
         if len(self._lines) >= _FRAME:
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                self.error = f"{self.path}: {error.strerror}"
 
     def _write(self) -> None:
         assert self._file is not None
@@ -82,7 +86,7 @@ class Recorder:
         if self._file is None:
             return
         try:
-            if self._lines:
+            if self._lines and not self.error:
                 self._write()
         finally:
             self._file.close()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from .record import Recorder
 from .store import FlowStore
 
 Snapshot = Mapping[str, Any]
@@ -56,11 +57,17 @@ class State:
     datagrams: deque[tuple[int, Snapshot]] = field(default_factory=lambda: deque(maxlen=DATAGRAMS))
     received_ns: int = 0
     paused_ns: int = 0
+    recorder: Recorder | None = None
+    generation: int = 0  # of a recording that is played: jumps until now
 
     def poll(self) -> bool:
         """Take what the source has; whether there was something."""
         found = self.source.poll()
+        generation = getattr(self.source, "generation", 0)
+        if generation != self.generation:
+            self._begin_anew(generation)
         for snapshot in found:
+            self.record(snapshot)
             self.previous, self.snapshot = self.snapshot, snapshot
             if "flows" in snapshot:
                 self.store.add(snapshot["flows"], int(snapshot.get("time_ns", 0)))
@@ -70,6 +77,18 @@ class State:
         if found:
             self.received_ns = time.time_ns()
         return bool(found)
+
+    def record(self, snapshot: Snapshot) -> None:
+        """Into the recording that is being made, if one is."""
+        if self.recorder is not None:
+            self.recorder.add(snapshot)
+
+    def _begin_anew(self, generation: int) -> None:
+        """What has been seen until now does not go before what comes."""
+        self.generation = generation
+        self.store, self.previous, self.snapshot = FlowStore(), {}, {}
+        self.history.clear()
+        self.datagrams.clear()
 
     def freeze(self) -> State:
         """What is there now, which does not change any more."""

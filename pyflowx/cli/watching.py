@@ -58,12 +58,11 @@ class Watched:
     def take(cls, options: dict[str, Any]) -> Self:
         """Out of those of a command; ConfigError where they do not go together."""
         found = cls(**{field.name: options.pop(field.name) for field in fields(cls)})
-        collects = (found.port is not None or found.host is not None) and not found.pcap
         asked = [
             name
             for name, is_asked in (
                 ("--connect", bool(found.connect)),
-                ("-p", collects),
+                ("-p", found.collects),
                 ("--pcap", bool(found.pcap)),
                 ("--replay", bool(found.replay)),
                 ("--demo", found.demo),
@@ -73,6 +72,11 @@ class Watched:
         if len(asked) > 1:
             raise ConfigError(f"{' and '.join(asked)} each say where flows come from; give one of them")
         return found
+
+    @property
+    def collects(self) -> bool:
+        """Whether we listen ourselves."""
+        return (self.port is not None or self.host is not None) and not self.pcap
 
     def open(self, at_once: bool = False) -> list[Source]:
         """The sources; they are to be closed. ``at_once``: a recording as fast as it can be read."""
@@ -96,7 +100,7 @@ class Watched:
         for path in self.connect:
             if not os.path.exists(path):
                 raise ConfigError(f"--connect {path}: nothing is there; pyflowx collect and export say where theirs is")
-        if self.port is None and self.host is None:
+        if not self.collects:
             return [*feed_sources(self.connect)]
         port = [] if self.port is None else ["-p", str(self.port)]
         host = [] if self.host is None else ["-H", self.host]
