@@ -166,8 +166,6 @@ class PyflowxApp(playback.Playback, App[None]):
 
     def poll(self) -> None:
         """Take what the sources have; show it, unless the view stands still."""
-        if not self.screen_stack or not self.screen_stack[0].query("#status"):  # it is being closed
-            return
         for place, state in enumerate(self.states):
             evicted = state.store.evicted
             if not state.poll() or place != self.current or place in self.frozen:
