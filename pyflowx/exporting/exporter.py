@@ -286,8 +286,8 @@ class Exporter:
         self._drained = len(keys)
         self.counters.metered(values)
         full = keys["ip_version"] == 0
-        if "ethertype" in (keys.dtype.names or ()):
-            full &= keys["ethertype"] == 0  # else: a flow of what is not IP
+        if "ethertype" in (keys.dtype.names or ()):  # else: a flow of what is not IP
+            full &= (keys["ethertype"] == 0) & ~keys["src_mac"].any(axis=1) & ~keys["dst_mac"].any(axis=1)
         found = []
         if full.any():
             reason = np.full(np.count_nonzero(full), EndReason.LACK_OF_RESOURCES, np.uint8)

@@ -115,6 +115,8 @@ FIELDS = (
     Field("tcpWindowSize", "tcp_window", Trait.TCP, each_way=True),
     Field("tcpMaximumSegmentSize", "tcp_mss", Trait.SYN),
     Field("tcpWindowScale", "tcp_window_scale", Trait.SYN),
+    Field("icmpTypeCodeIPv4", "icmp", _ICMP4),  # what most collectors look for; the two below are more exact
+    Field("icmpTypeCodeIPv6", "icmp", _ICMP6),
     Field("icmpTypeIPv4", "icmp_type", _ICMP4, each_way=True),
     Field("icmpCodeIPv4", "icmp_code", _ICMP4, each_way=True),
     Field("icmpTypeIPv6", "icmp_type", _ICMP6, each_way=True),
@@ -129,6 +131,7 @@ FIELDS = (
     Field("sourceMacAddress", "src_mac", Trait.LINK),
     Field("destinationMacAddress", "dst_mac", Trait.LINK),
     Field("ethernetType", "ethertype", Trait.LINK),
+    Field("vlanId", "vlan", Trait.VLAN),  # likewise
     Field("dot1qVlanId", "vlan", Trait.VLAN),
     Field("dot1qCustomerVlanId", "inner_vlan", Trait.INNER_VLAN),
     Field("mplsLabelStackDepth", "mpls_depth", Trait.MPLS, 1),

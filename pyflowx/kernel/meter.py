@@ -101,8 +101,8 @@ class Meter:
         since the last drain. No packet is in two drains or in none. ``fill`` then says how many of the
         ``max_flows`` were used; what found no room is counted in the statistic ``map_full``.
 
-        A key with ``ip_version`` and ``ethertype`` 0 is the catch-all flow of its ifindex and direction (the packets of
-        statistic ``map_full``): only the counters and times of its value have a meaning.
+        A key with ``ip_version``, ``ethertype`` and MAC addresses 0 is the catch-all flow of its ifindex and
+        direction (the packets of statistic ``map_full``): only the counters and times of its value have a meaning.
         """
         quiet, ready = self._generations
         for key in self._catch_all:

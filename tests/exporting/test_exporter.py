@@ -18,7 +18,7 @@ from pyflowx.exporting import ExportConfig, Exporter, sessions
 from pyflowx.exporting.exporter import ticks_between_drains
 from pyflowx.flowtable import EndReason
 from pyflowx.kernel import Attachment, LinkChange
-from pyflowx.kernel.layout import KEY_DTYPE, VALUE_DTYPE
+from pyflowx.kernel.layout import ETHER_KEY_DTYPE, ETHER_VALUE_DTYPE, KEY_DTYPE, VALUE_DTYPE
 from pyflowx.transport.udp import SendCounts
 from pyflowx.wire import Decoder
 
@@ -93,6 +93,16 @@ def test_what_found_the_map_full_is_a_record_of_its_own(clock):
         assert "protocolIdentifier" not in record
         assert sum(r["packetDeltaCount"] for r in exported(exporter, sender)) == 12
         assert exporter.counters.flows == {EndReason.LACK_OF_RESOURCES: 1, EndReason.FORCED_END: 1}
+
+
+def test_a_frame_of_type_0_is_no_catch_all_flow(clock):
+    keys, values = np.zeros(2, ETHER_KEY_DTYPE), np.zeros(2, ETHER_VALUE_DTYPE)
+    keys["src_mac"][0], values["packets"], values["first_ns"], values["last_ns"] = 2, 5, clock.now, clock.now
+    sender = Sender()
+    with Stepped(clock, Meter((keys, values)), sender, 0, ExportConfig(key="ether")) as exporter:
+        exporter.tick()
+        exporter.run()
+    assert exporter.counters.flows == {EndReason.LACK_OF_RESOURCES: 1, EndReason.FORCED_END: 1}
 
 
 deltas = st.lists(

@@ -44,13 +44,17 @@ def sent(records, schema=None, boot=OFFSET):
     [
         ({"protocol": 17}, {"sourceTransportPort"}, {"tcpControlBits", "icmpTypeIPv4", "dot1qVlanId"}),
         ({"protocol": 132}, {"destinationTransportPort"}, {"tcpControlBits"}),
-        ({"protocol": 1}, {"icmpTypeIPv4", "icmpCodeIPv4"}, {"sourceTransportPort", "icmpTypeIPv6"}),
+        (
+            {"protocol": 1},
+            {"icmpTypeIPv4", "icmpCodeIPv4", "icmpTypeCodeIPv4"},
+            {"sourceTransportPort", "icmpTypeIPv6"},
+        ),
         ({"protocol": 2}, {"igmpType"}, {"icmpTypeIPv4"}),
-        ({"protocol": 58, "ip_version": 6}, {"icmpTypeIPv6", "sourceIPv6Address"}, {"icmpTypeIPv4"}),
+        ({"protocol": 58, "ip_version": 6}, {"icmpTypeIPv6", "icmpTypeCodeIPv6"}, {"icmpTypeIPv4"}),
         ({"protocol": 58}, {"protocolIdentifier"}, {"icmpTypeIPv4", "icmpTypeIPv6"}),  # no ICMP of its IP version
         ({"protocol": 47}, {"protocolIdentifier"}, {"sourceTransportPort", "tcpControlBits"}),
         ({"direction": 1}, {"egressInterface"}, {"ingressInterface"}),
-        ({"vlan": 5}, {"dot1qVlanId"}, {"sourceIPv6Address", "dot1qCustomerVlanId", "mplsLabelStackDepth"}),
+        ({"vlan": 5}, {"dot1qVlanId", "vlanId"}, {"sourceIPv6Address", "dot1qCustomerVlanId", "mplsLabelStackDepth"}),
         ({"vlan": 5, "inner_vlan": 6}, {"dot1qCustomerVlanId"}, {"layer2SegmentId"}),
         ({"segment": 5, "tunnel": Tunnel.VXLAN}, {"layer2SegmentId"}, {"tcpMaximumSegmentSize", "greKey"}),
         ({"segment": 5, "tunnel": Tunnel.GRE}, {"greKey"}, {"layer2SegmentId"}),
@@ -114,7 +118,7 @@ def test_the_kernels_values_all_have_a_rule_and_a_field():
     values = set(VALUE_DTYPE.names) - {"jiffy", "padding", "link_padding"}  # the kernel's own
     assert set(MERGES) == values
     keys = set(KEY_DTYPE.names) - {"ip_version", "tunnel", "pad"}
-    made = {"reason", "segment_id", "selector"}
+    made = {"reason", "segment_id", "selector", "icmp"}
     assert values | keys == {row.source for row in FIELDS} - made
     assert set(ETHER_KEY_DTYPE.names + ETHER_VALUE_DTYPE.names) == set(KEY_DTYPE.names + VALUE_DTYPE.names)
 
