@@ -10,7 +10,6 @@ from pyflowx.errors import ConfigError, SinkError
 from pyflowx.sinks import AnyBatch, Data, Encoder, Piece
 from pyflowx.sinks.target import HiddenFile, ReaderGoneError, Target, size_of
 
-
 _RETRY_S = 1.0
 
 
