@@ -2,9 +2,10 @@
 
 A rate holds for the flows that refer to its sampler or selector (elements 48 and 302), that came in or go out by its
 interface, of its line card or its Template, or for the whole Observation Domain, as the options record names one of
-these or none, in its scope or elsewhere. In IPFIX what Observation Domain 0 tells is true of the exporter (RFC 7011
-§3.1), unless a domain tells otherwise. NetFlow v9 and IPFIX have options data; NetFlow v5 has a rate in its header and
-sFlow one in each sample.
+these or none, in its scope or elsewhere. What is told of the whole exporter is true of each of its domains that tells
+nothing else: in IPFIX by Observation Domain 0 (RFC 7011 §3.1), in NetFlow v9 with the scope System (RFC 3954 §6.1),
+under whatever Source ID. NetFlow v9 and IPFIX have options data; NetFlow v5 has a rate in its header and sFlow one in
+each sample.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ _REFERS = (
 _OBSERVATION_DOMAIN, _INIT = 149, 160
 _RATES = frozenset((34, 50, 305, 306, 309, 310, 311))
 _WHOLE = bytes(4)  # Observation Domain 0, at the end of a domain's key
+_SYSTEM_SCOPE = 144  # exportingProcessId, which the scope System of v9 is read as
+# The version under which what is told of the whole exporter is kept, in domain 0. In v9 a Source ID 0 is one of many.
+_WHOLE_VERSION = {Protocol.IPFIX: int(Protocol.IPFIX), Protocol.NETFLOW_V9: 0x8000 | int(Protocol.NETFLOW_V9)}
 HAVE_OPTIONS = frozenset((Protocol.NETFLOW_V9, Protocol.IPFIX))
 MAX_RATE = (1 << 32) - 1
 _MAX_LATEST = 1000  # exporters whose last rate is kept for viewers
@@ -100,7 +104,7 @@ class Rates:
             if kind != BOOT and (len(self._latest) < _MAX_LATEST or domain[:16] in self._latest):
                 self._latest[domain[:16]] = value
             self._has_whole |= domain.endswith(_WHOLE)
-        call = _Call(self.told, self._known, decoded, self._has_whole and decoded.protocol is Protocol.IPFIX)
+        call = _Call(self.told, self._known, decoded, self._has_whole)
         return call.messages(decoded.messages), call.rates
 
     def of(self, exporter: bytes, recorded: tuple[int, str] | None) -> tuple[int, str] | None:
@@ -128,7 +132,12 @@ class _Call:
         if decoded is not None:
             version, messages = int(decoded.protocol), decoded.messages
             self._domains = told.domains(messages.exporter, version, messages.observation_domain_id)
-            self._wholes = told.domains(messages.exporter, version, 0) if has_whole else np.zeros_like(self._domains)
+            self._wholes = np.zeros_like(self._domains)
+            if has_whole:
+                self._wholes = told.domains(messages.exporter, _WHOLE_VERSION[decoded.protocol], 0)
+        # Samplers and interfaces have their numbers in a domain of IPFIX (RFC 5477 §8.2.1), in v9 in the exporter.
+        is_v9 = decoded is not None and decoded.protocol is Protocol.NETFLOW_V9
+        self._named = (self._domains, self._wholes) if is_v9 else (self._domains,)
         self._is_told = bool(self._domains.any() or self._wholes.any())
 
     def messages(self, messages: Messages) -> Messages:
@@ -161,12 +170,11 @@ class _Call:
     def _told_of(self, flows: FlowBatch, rates: I64) -> I64:
         """``rates``, and where these are 0 what options data told of the flow."""
         when = positions(flows.message, flows.set_offset)
-        domains = self._domains[flows.message]
         for kind, ids in _references(flows):
-            if rates.all():
-                break
-            if self._told.has(kind):
-                rates = np.where(rates == 0, self._told.look(kind, domains, ids, when), rates)
+            for domains in self._named:
+                if self._told.has(kind) and domains.any() and not rates.all():
+                    found = self._told.look(kind, domains[flows.message], ids, when)
+                    rates = np.where(rates == 0, found, rates)
         if self._told.has(DOMAIN) and not rates.all():
             rates = np.where(rates == 0, self._of_domain(DOMAIN, flows.message, when), rates)
         return rates
@@ -213,6 +221,14 @@ def _rows(flows: FlowBatch, decoded: Decoded) -> Iterator[_Row]:
     if named is not None:
         domains = np.where((named == 0) | (named > MAX_RATE), domains, named)
     keys = domain_keys(messages.exporter[flows.message], int(decoded.protocol), domains)
+    if decoded.protocol is Protocol.NETFLOW_V9 and any(f.element.id == _SYSTEM_SCOPE for f in scope.fields):
+        whole = domain_keys(messages.exporter[flows.message], _WHOLE_VERSION[Protocol.NETFLOW_V9], 0)
+        yield from _told(flows, decoded, elements, whole)
+    yield from _told(flows, decoded, elements, keys)
+
+
+def _told(flows: FlowBatch, decoded: Decoded, elements: set[int], keys: list[bytes]) -> Iterator[_Row]:
+    """What options records tell of Observation Domains."""
     when = positions(flows.message, flows.set_offset).tolist()
     if not elements.isdisjoint(_RATES):
         kind, ids = _about(flows)

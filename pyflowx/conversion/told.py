@@ -27,8 +27,21 @@ class _Index(NamedTuple):
     slots: I64
 
 
+class _Exporter:
+    """What one has told: (kind, domain, id) of its numbers, and the keys of its domains."""
+
+    __slots__ = ("domains", "entries")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[int, int, int]] = []
+        self.domains: list[bytes] = []
+
+
 class Told:
     """The latest number by Observation Domain, kind and id; bounded; what does not fit is counted in ``refused``.
+
+    An eighth of the room is kept free for newcomers: beyond it the exporter that was not heard of for longest is
+    forgotten, so that a flood of forged addresses closes it to nobody who goes on sending.
 
     An Observation Domain is a small number here (:meth:`domains`), 0 one that has told nothing. What changed in
     the current call (from :meth:`begin` on) is remembered with its time, so that a look-up finds the number that held
@@ -40,9 +53,14 @@ class Told:
         self._per_exporter, self._limit = per_exporter, limit
         self._domains: dict[bytes, int] = {}
         self._slots: dict[int, dict[tuple[int, int], int]] = {}  # kind -> (domain, id) -> slot
-        self._of_exporter: dict[bytes, int] = {}
+        self._last_domain = 0
+        self._exporters: dict[
+            bytes, _Exporter
+        ] = {}  # once there is little room, the one not heard of for longest first
+        self._exporter_of: dict[int, bytes] = {}  # by domain
         self._values = np.zeros(1, np.int64)  # by slot; slot 0 is of what nobody has told
         self._used = 1
+        self._free: list[int] = []  # slots that were used
         self._index: dict[int, _Index] = {}
         self._changes: list[tuple[int, int]] = []  # (slot and time, number from then on)
         self._changed: set[int] = set()
@@ -53,6 +71,13 @@ class Told:
         if self._changes:
             self._changes, self._history = [], None
             self._changed.clear()
+        while self._count > self._limit - self._limit // 8 and len(self._exporters) > 1:
+            self._forget(next(iter(self._exporters)))
+
+    @property
+    def _count(self) -> int:
+        """The numbers that there are."""
+        return self._used - 1 - len(self._free)
 
     def has(self, kind: int) -> bool:
         """Whether anything of this kind has been told."""
@@ -63,7 +88,12 @@ class Told:
         if not self._domains:
             return np.zeros(len(exporter), np.int64)
         known = self._domains.get
-        return np.array([known(key, 0) for key in domain_keys(exporter, version, domain)], np.int64)
+        found: I64 = np.array([known(key, 0) for key in domain_keys(exporter, version, domain)], np.int64)
+        if self._count > self._limit // 2:
+            for number in np.unique(found[found > 0]).tolist():
+                heard = self._exporter_of[number]
+                self._exporters[heard] = self._exporters.pop(heard)
+        return found
 
     def tell(self, domain: bytes, kind: int, id: int, value: int, position: int) -> None:
         """From ``position`` on ``value`` holds; 0: nothing does. Calls come in the order of positions."""
@@ -84,19 +114,42 @@ class Told:
         self._history = None
 
     def _add(self, domain: bytes, kind: int, id: int) -> int:
-        exporter = domain[:_EXPORTER]
-        of_exporter = self._of_exporter.get(exporter, 0)
-        if of_exporter >= self._per_exporter or self._used > self._limit:
+        exporter = self._exporters.get(domain[:_EXPORTER])
+        if (exporter is not None and len(exporter.entries) >= self._per_exporter) or self._count >= self._limit:
             self.refused += 1
             return 0
-        self._of_exporter[exporter] = of_exporter + 1
-        number = self._domains.setdefault(domain, len(self._domains) + 1)
-        if self._used == len(self._values):
-            self._values = np.concatenate([self._values, np.zeros_like(self._values)])
-        slot, self._used = self._used, self._used + 1
+        if exporter is None:
+            exporter = self._exporters[domain[:_EXPORTER]] = _Exporter()
+        number = self._domains.get(domain, 0)
+        if not number:
+            number = self._domains[domain] = self._last_domain = self._last_domain + 1
+            self._exporter_of[number] = domain[:_EXPORTER]
+            exporter.domains.append(domain)
+        slot = self._free.pop() if self._free else self._new_slot()
+        exporter.entries.append((kind, number, id))
         self._slots.setdefault(kind, {})[number, id] = slot
         self._index.pop(kind, None)
         return slot
+
+    def _new_slot(self) -> int:
+        if self._used == len(self._values):
+            self._values = np.concatenate([self._values, np.zeros_like(self._values)])
+        self._used += 1
+        return self._used - 1
+
+    def _forget(self, exporter: bytes) -> None:
+        """Between two calls: the slots have no history then."""
+        gone = self._exporters.pop(exporter)
+        for kind, number, id in gone.entries:
+            slots = self._slots[kind]
+            slot = slots.pop((number, id))
+            self._values[slot] = 0
+            self._free.append(slot)
+            self._index.pop(kind, None)
+            if not slots:
+                del self._slots[kind]
+        for domain in gone.domains:
+            del self._exporter_of[self._domains.pop(domain)]
 
     def look(self, kind: int, domains: I64, ids: Array, position: I64) -> I64:
         """The number for each (domain, id) at its position; 0 where none has been told."""

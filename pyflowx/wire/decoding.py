@@ -200,7 +200,7 @@ class _Call:
     def _learn(self, number: int, layout: Layout, content: bytes, key: bytes) -> None:
         octets = np.frombuffer(content, np.uint8)
         records = read_records(layout, octets, np.array([0]), np.array([len(octets)]))
-        for changed, old in self.store.learn(key[:EXPORTER], typeinfo.elements(layout, records)):
+        for changed, old in self.store.learn(key[:EXPORTER], typeinfo.elements(layout, records), self.now_ns):
             self.changes[changed].append((number, old))
 
     @cached_property

@@ -43,8 +43,8 @@ class TemplateLimits:
     """What peers may make us remember. Times in ns; ``timeout_ns`` 0: Templates never expire.
 
     ``fields`` counts those of distinct layouts (equal Templates share one), the others count each. Where a limit is
-    reached, Templates that were not refreshed for ``stale_ns`` make room: else whoever filled it once, with
-    forged addresses perhaps, would shut out all who come later.
+    reached, Templates that were not refreshed for ``stale_ns`` make room, and elements of exporters without others:
+    else whoever filled it once, with forged addresses perhaps, would shut out all who come later.
     """
 
     templates_per_exporter: int = 4096
@@ -79,6 +79,7 @@ class Redefinition(NamedTuple):
     after: Layout
 
 
+_LOOKED_AT = 8  # exporters that may have to make room for a learned element
 _REDEFINITIONS = 32  # that are remembered, for viewers
 
 
@@ -111,7 +112,7 @@ class TemplateStore:
         self._exporters: dict[bytes, _Exporter] = {}
         self._domains: dict[tuple[bytes, bool], dict[bytes, None]] = {}  # (prefix, options?) -> keys
         self._learned: dict[bytes, dict[tuple[int, int], InformationElement]] = {}
-        self._learned_count = 0
+        self._learned_count = self._learned_ever = 0
 
     def __len__(self) -> int:
         return len(self.layouts)
@@ -120,7 +121,7 @@ class TemplateStore:
     def changes(self) -> int:
         """Grows with every change of what :meth:`dump` gives, but for the times at which Templates were refreshed."""
         gone = self.withdrawn + self.expired + self.refused  # a redefinition that was refused: the old one is gone too
-        return self.defined + self.redefined + self._learned_count + gone
+        return self.defined + self.redefined + self._learned_ever + gone
 
     def element(self, exporter: bytes, pen: int, id: int) -> InformationElement:
         """An element as this exporter means it: the registry's, else what it told us, else an octetArray."""
@@ -188,7 +189,9 @@ class TemplateStore:
             self._remove(key)
             self.expired += 1
 
-    def learn(self, exporter: bytes, elements: Iterable[InformationElement]) -> list[tuple[bytes, Layout]]:
+    def learn(
+        self, exporter: bytes, elements: Iterable[InformationElement], now_ns: int = 0
+    ) -> list[tuple[bytes, Layout]]:
         """Take in elements that this exporter described (RFC 5610) and nobody else knows.
 
         Its Templates are read anew in their light: returns the keys of those that changed, with the layout
@@ -201,7 +204,7 @@ class TemplateStore:
             if self.registry.known(*identity) is not None or identity in mine or identity in new:
                 continue
             full = len(mine) + len(new) >= self.limits.learned_per_exporter
-            if full or self._learned_count + len(new) >= self.limits.learned:
+            if full or not self._make_learned_room(exporter, len(new), now_ns):
                 self.refused += 1
                 break
             new[identity] = element
@@ -209,7 +212,31 @@ class TemplateStore:
             return []
         self._learned[exporter] = {**mine, **self._with_safe_names(mine, new)}
         self._learned_count += len(new)
+        self._learned_ever += len(new)
         return self._relearn(exporter, new.keys())
+
+    def _make_learned_room(self, exporter: bytes, new: int, now_ns: int) -> bool:
+        """Whether there is room for one more, made of what exporters taught whose Templates are stale, if need be."""
+        for _ in range(_LOOKED_AT):
+            if self._learned_count + new < self.limits.learned:
+                return True
+            oldest = next(iter(self._learned), None)
+            if oldest is None:
+                break
+            learned = self._learned.pop(oldest)
+            if oldest == exporter or not self._is_stale(oldest, now_ns):
+                self._learned[oldest] = learned  # behind all others
+                continue
+            self._learned_count -= len(learned)
+        return self._learned_count + new < self.limits.learned
+
+    def _is_stale(self, exporter: bytes, now_ns: int) -> bool:
+        """Whether none of its Templates was refreshed for so long."""
+        mine = self._exporters.get(exporter)
+        if mine is None:
+            return True
+        latest = self._refreshed[next(reversed(mine.keys))]
+        return now_ns - latest.refreshed_ns > self.limits.stale_ns
 
     def _with_safe_names(
         self, mine: dict[tuple[int, int], InformationElement], new: dict[tuple[int, int], InformationElement]

@@ -156,6 +156,37 @@ def test_a_rate_of_netflow_9_with_its_scopes(flows_of: Flows) -> None:
     assert rates(flows_of(conversion, [message(data)], decoder=decoder)) == [50, 100]
 
 
+def test_options_of_another_source_id_of_netflow_9(flows_of: Flows) -> None:
+    """With the scope System they are about the whole exporter; what a Source ID says of itself comes first."""
+
+    def message(source: int, *sets: bytes) -> bytes:
+        return struct.pack(">HHIIII", 9, len(sets), 0, 1_700_000_000, 0, source) + b"".join(sets)
+
+    system = struct.pack(">HHHHHHHHHH", 1, 20, 300, 4, 4, 1, 4, 34, 4, 0)  # System scope
+    sampler = struct.pack(">HHHHHHHHHHHH", 1, 24, 301, 4, 8, 1, 4, 48, 1, 50, 4, 0)
+    template = struct.pack(">HHHHHHHH", 0, 16, 256, 2, 48, 1, 1, 4)
+    card = struct.pack(">HHHHHHHHHH", 1, 20, 302, 4, 4, 3, 4, 34, 4, 0)  # Line Card scope: of its Source ID alone
+
+    def data(sampler_id: int) -> bytes:
+        return struct.pack(">HHBIBBB", 256, 12, sampler_id, 5, 0, 0, 0)
+
+    def rate(number: int, id: int = 300) -> bytes:
+        return struct.pack(">HHII", id, 12, 0, number)
+
+    def of_sampler(id: int, number: int) -> bytes:
+        return struct.pack(">HHIBIBBB", 301, 16, 0, id, number, 0, 0, 0)
+
+    first = [message(source, template, system, sampler, card) for source in (0, 1, 2)]
+    found = flows_of(
+        Conversion(),
+        first,
+        [message(0, rate(7)), message(1, rate(100)), message(2, data(9)), message(0, data(9))],
+        [message(1, of_sampler(9, 50)), message(2, data(9)), message(2, data(8)), message(0, data(9))],
+        [message(1, rate(33, 302)), message(2, data(8))],
+    )
+    assert rates(found) == [100, 7, 50, 100, 50, 100]
+
+
 def test_options_that_took_a_rate_back(exporter: Any, flows_of: Flows) -> None:
     def options(rate: int) -> bytes:
         return exporter.set({"exportingProcessId": 1, "samplingInterval": rate}, scopes=1)
@@ -274,6 +305,34 @@ def test_what_exporters_tell_is_bounded() -> None:
     told.tell(bytes(16) + b"\0\x0a" + bytes(4), 0, 1, 9, 1)
     assert told.look(0, mine, ids, when).tolist() == [100, 9, 0, 0, 0]
     assert told.look(1, mine, ids, when).tolist() == [0] * 5
+
+
+def test_a_flood_of_exporters_leaves_room_for_newcomers_and_keeps_those_that_go_on() -> None:
+    """Of 64 numbers 8 are kept free; the exporters that were not heard of for longest are forgotten."""
+    told = Told(limit=64)
+
+    def key(number: int) -> bytes:
+        return number.to_bytes(16, "big") + b"\0\x09" + bytes(4)
+
+    def rate(number: int) -> int:
+        address = np.frombuffer(key(number)[:16], np.uint8)[None]
+        found = told.look(0, told.domains(address, 9, 0), np.ones(1), np.full(1, 1))
+        return int(found[0])
+
+    for number in range(2000):
+        told.begin()
+        told.tell(key(number), 0, 1, 1000 + number, 0)
+        assert rate(0) == 1000  # it sends on
+        assert rate(number) == 1000 + number
+        assert rate(max(0, number - 20)) == 1000 + max(0, number - 20)
+    assert told.refused == 0 and rate(1000) == 0
+    told.begin()
+    for number in range(3000, 3100):  # in one call no more than there is room for: times would mix
+        told.tell(key(number), 0, 1, 7, 0)
+    assert told.refused == 100 - 8
+    told.begin()
+    told.tell(key(4000), 0, 1, 8, 0)
+    assert rate(4000) == 8 and rate(0) == 1000
 
 
 def test_uptimes_of_ipfix_from_the_time_of_boot_in_options_data(exporters: Any, flows_of: Flows) -> None:

@@ -201,6 +201,31 @@ def test_equal_templates_share_a_layout_until_the_last_is_gone() -> None:
     assert store.define(template_key(exporter(1), 10, 1, 257), other, 0) and len(store) == 1
 
 
+def test_elements_of_exporters_that_are_gone_make_room_for_those_of_others() -> None:
+    """A flood of forged addresses closes the store to others until its Templates are stale, and not for ever."""
+    hour = TemplateLimits().stale_ns
+    store = TemplateStore(limits=TemplateLimits(learned=20))
+
+    def learn(number: int, now_ns: int) -> bool:
+        who = V4_MAPPED + number.to_bytes(4, "big")
+        field = default_registry().field("octetDeltaCount")
+        store.define(template_key(who, 10, 1, 256), TemplateRecord(256, (field,)), now_ns)
+        store.learn(who, [InformationElement(VENDOR, 7, f"x{number}", DATA_TYPES["string"])], now_ns)
+        return store.element(who, VENDOR, 7).name == f"x{number}"
+
+    assert all(learn(number, 0) for number in range(20))
+    assert not learn(100, hour) and store.refused == 1  # nobody is stale yet
+    who = V4_MAPPED + (3).to_bytes(4, "big")
+    store.define(
+        template_key(who, 10, 1, 256), TemplateRecord(256, (default_registry().field("octetDeltaCount"),)), hour
+    )
+    before = store.changes
+    assert all(learn(number, hour + 1) for number in range(200, 219)) and store.changes > before
+    assert store.element(who, VENDOR, 7).name == "x3"  # it went on
+    assert store.element(V4_MAPPED + (4).to_bytes(4, "big"), VENDOR, 7).name == f"{VENDOR}/7"
+    assert not learn(300, hour + 1)
+
+
 def test_the_registry_that_is_given_is_not_changed() -> None:
     registry = default_registry().copy()
     size = len(registry)
