@@ -75,6 +75,12 @@ def input_options(command: _F) -> _F:
             show_default=True,
             help="Octets that the kernel may queue for us.",
         ),
+        click.option(
+            "--udp-gro",
+            is_flag=True,
+            help="Let the kernel put datagrams of one exporter together: less CPU, where the card hands over several "
+            "at once and few exporters send most. What is together is dropped together, and counted as one.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -95,6 +101,7 @@ class Inputs:
     pcap: tuple[str, ...]
     inputs: tuple[str, ...]
     recv_buffer: int
+    udp_gro: bool
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> Self:
@@ -196,10 +203,15 @@ class _Together:
         return self._capture.receive(_TURN_S, linger_s)
 
 
-def listen(addresses: list[tuple[str, int]], recv_buffer: int, wake_fd: int) -> UdpReceiver:
+def listen(addresses: list[tuple[str, int]], recv_buffer: int, wake_fd: int, coalesced: bool = False) -> UdpReceiver:
     from pyflowx.transport.udp import UdpReceiver
 
-    receiver = UdpReceiver(addresses, recv_buffer=recv_buffer, wake_fd=wake_fd)
+    kind = UdpReceiver
+    if coalesced:
+        from pyflowx.transport.coalesced import CoalescingReceiver
+
+        kind = CoalescingReceiver
+    receiver = kind(addresses, recv_buffer=recv_buffer, wake_fd=wake_fd)
     tell_listening(receiver)
     return receiver
 
@@ -233,4 +245,4 @@ def read_captures(
 def open_receiver(stack: ExitStack, inputs: Inputs, wake_fd: int) -> UdpReceiver | None:
     """Listens on all addresses, if there are any."""
     addresses = inputs.addresses
-    return stack.enter_context(listen(addresses, inputs.recv_buffer, wake_fd)) if addresses else None
+    return stack.enter_context(listen(addresses, inputs.recv_buffer, wake_fd, inputs.udp_gro)) if addresses else None

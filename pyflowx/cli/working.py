@@ -60,6 +60,13 @@ def count_of(text: str, inputs: Inputs) -> int:
                 "process: give --workers 1, or leave the capture files out"
             )
         return 1
+    if inputs.udp_gro:
+        if text not in ("1", "auto"):
+            raise ConfigError(
+                f"--workers {text} share by Observation Domain, and --udp-gro puts those of an exporter together: "
+                "leave one of the two out"
+            )
+        return 1
     return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if text == "auto" else int(text)
 
 

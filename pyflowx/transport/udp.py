@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from pyflowx.batch import I32, I64, U8, V4_MAPPED, Datagrams, PacketBatch
+from pyflowx.batch import I32, I64, U8, V4_MAPPED, Array, Datagrams, PacketBatch
 from pyflowx.errors import ConfigError
 from pyflowx.transport.sockets import Listening, connect
 
@@ -32,7 +32,7 @@ _MAX_PAUSE = 0.025
 _BURST = 200e6  # octets of the kernel's memory a second (some 85,000 datagrams of 1400) that a pause must survive
 _TARGET_FILL = 0.4
 
-_IOVEC = np.dtype([("base", np.uintp), ("len", np.uintp)])
+IOVEC = np.dtype([("base", np.uintp), ("len", np.uintp)])
 _MSGHDR = np.dtype(
     [
         ("name", np.uintp),
@@ -45,9 +45,9 @@ _MSGHDR = np.dtype(
     ],
     align=True,
 )
-_MMSGHDR = np.dtype([("msg", _MSGHDR), ("len", np.uint32)], align=True)
+MMSGHDR = np.dtype([("msg", _MSGHDR), ("len", np.uint32)], align=True)
 # sockaddr_in and sockaddr_in6 at once: in the first the address is where the second has its flow label
-_SOCKADDR = np.dtype(
+SOCKADDR = np.dtype(
     [("family", np.uint16), ("port", ">u2"), ("v4", np.uint8, 4), ("v6", np.uint8, 16), ("scope", np.uint32)]
 )
 # The two control messages that we switch on, in the kernel's order; the second is left out before the first drop
@@ -75,12 +75,12 @@ _sendmmsg = _libc.sendmmsg
 _sendmmsg.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
 
 
-def _addresses(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uintp]]:
+def row_addresses(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uintp]]:
     """The address of each row."""
     return (array.ctypes.data + np.arange(len(array)) * array.strides[0]).astype(np.uintp)
 
 
-def _lazy_octets(octets: int) -> U8:
+def lazy_octets(octets: int) -> U8:
     """Zeroed memory that costs nothing until it is touched (np.zeros would ask for huge pages)."""
     area = mmap.mmap(-1, octets, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     area.madvise(mmap.MADV_NOHUGEPAGE)
@@ -132,23 +132,28 @@ class UdpReceiver:
         self._allocate(batch_size)
 
     def _allocate(self, size: int) -> None:
-        self._size = size
         self._data = np.zeros((size, _STRIDE), np.uint8)
-        self._tail = _lazy_octets(size * (MAX_DATAGRAM + 1 - _STRIDE)).reshape(size, -1)
-        self._wide = _lazy_octets(size * MAX_DATAGRAM)
+        self._tail = lazy_octets(size * (MAX_DATAGRAM + 1 - _STRIDE)).reshape(size, -1)
+        self._wide = lazy_octets(size * MAX_DATAGRAM)
+        iov = np.zeros((size, 2), IOVEC)
+        iov["base"][:, 0], iov["len"][:, 0] = row_addresses(self._data), _STRIDE
+        iov["base"][:, 1], iov["len"][:, 1] = row_addresses(self._tail), self._tail.shape[1]
+        self._allocate_headers(iov, _CONTROL)
+
+    def _allocate_headers(self, iov: Array, control: np.dtype[np.void]) -> None:
+        """``iov``: the buffers of each message; ``control``: of its control messages."""
+        size = self._size = len(iov)
         self._exporter = np.zeros((size, 16), np.uint8)
         self._port = np.zeros(size, np.uint16)
-        self._names = np.zeros(size, _SOCKADDR)
-        self._control = np.zeros(size, _CONTROL)
-        self._iov = np.zeros((size, 2), _IOVEC)
-        self._iov["base"][:, 0], self._iov["len"][:, 0] = _addresses(self._data), _STRIDE
-        self._iov["base"][:, 1], self._iov["len"][:, 1] = _addresses(self._tail), self._tail.shape[1]
-        self._headers = np.zeros(size, _MMSGHDR)
+        self._names = np.zeros(size, SOCKADDR)
+        self._control = np.zeros(size, control)
+        self._iov = iov
+        self._headers = np.zeros(size, MMSGHDR)
         self._headers_at = self._headers.ctypes.data
         message = self._headers["msg"]
-        message["name"], message["namelen"] = _addresses(self._names), _SOCKADDR.itemsize
-        message["iov"], message["iovlen"] = _addresses(self._iov), 2
-        message["control"], message["controllen"] = _addresses(self._control), _CONTROL.itemsize
+        message["name"], message["namelen"] = row_addresses(self._names), SOCKADDR.itemsize
+        message["iov"], message["iovlen"] = row_addresses(iov), iov.shape[1]
+        message["control"], message["controllen"] = row_addresses(self._control), control.itemsize
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -204,7 +209,7 @@ class UdpReceiver:
         return count
 
     def _read(self, sock: socket.socket, start: int) -> int:
-        address = self._headers_at + start * _MMSGHDR.itemsize
+        address = self._headers_at + start * MMSGHDR.itemsize
         got: int = _recvmmsg(sock.fileno(), address, self._size - start, socket.MSG_DONTWAIT, None)
         if got >= 0:
             return got
@@ -223,17 +228,23 @@ class UdpReceiver:
             exporter[:, :12] = _V4_MAPPED
             exporter[:, 12:] = names["v4"]
         self._port[start:stop] = names["port"]
-        if message["controllen"][-1] == _CONTROL.itemsize:
-            self._listening.drops[index].update(int(self._control["drops"][stop - 1]))
-        message["namelen"] = _SOCKADDR.itemsize  # the kernel has put in what it used
-        message["controllen"] = _CONTROL.itemsize
+        self._parse_control(index, start, stop)
+        message["namelen"] = SOCKADDR.itemsize  # the kernel has put in what it used
+        message["controllen"] = self._control.dtype.itemsize
 
-    def _batch(self, count: int) -> PacketBatch:
+    def _parse_control(self, index: int, start: int, stop: int) -> None:
+        if self._headers["msg"]["controllen"][stop - 1] == _CONTROL.itemsize:
+            self._listening.drops[index].update(int(self._control["drops"][stop - 1]))
+
+    def _parse_all(self, count: int) -> None:
         if len(self._sockets) == 1:
             self._parts = [(0, 0, count)]
         for part in self._parts:
             self._parse(*part)
         self._parts.clear()
+
+    def _batch(self, count: int) -> PacketBatch:
+        self._parse_all(count)
         control = self._control[:count]
         length: I32 = self._headers["len"][:count].astype(np.int32)
         received_ns: I64 = control["seconds"] * 1_000_000_000 + control["nanoseconds"]
@@ -302,13 +313,13 @@ class UdpSender:
         except ConfigError:
             self.close()
             raise
-        self._iov = np.zeros(_MAX_MESSAGES, _IOVEC)
-        self._headers = np.zeros(_MAX_MESSAGES, _MMSGHDR)
-        self._headers["msg"]["iov"], self._headers["msg"]["iovlen"] = _addresses(self._iov), 1
+        self._iov = np.zeros(_MAX_MESSAGES, IOVEC)
+        self._headers = np.zeros(_MAX_MESSAGES, MMSGHDR)
+        self._headers["msg"]["iov"], self._headers["msg"]["iovlen"] = row_addresses(self._iov), 1
         self._headers_at = self._headers.ctypes.data
 
     @property
-    def local_addresses(self) -> list[tuple[str, int]]:
+    def localrow_addresses(self) -> list[tuple[str, int]]:
         """(host, port) that the datagrams to each destination come from."""
         return [sock.getsockname()[:2] for sock in self._sockets]
 
@@ -323,7 +334,7 @@ class UdpSender:
         data, lengths = datagrams.data, datagrams.length
         if not data.flags.c_contiguous:
             data = np.ascontiguousarray(data)
-        base = _addresses(data)
+        base = row_addresses(data)
         for start in range(0, len(lengths), _MAX_MESSAGES):
             chunk = lengths[start : start + _MAX_MESSAGES]
             self._iov["base"][: len(chunk)] = base[start : start + _MAX_MESSAGES]
@@ -339,7 +350,7 @@ class UdpSender:
         )
         retried = False
         while position < len(lengths):
-            address = self._headers_at + position * _MMSGHDR.itemsize
+            address = self._headers_at + position * MMSGHDR.itemsize
             sent = _sendmmsg(sock.fileno(), address, len(lengths) - position, 0)
             if sent > 0:
                 counts.reports += doubt

@@ -510,6 +510,7 @@ def test_a_port_of_other_workers_is_taken(collect: Callable[..., Running], tmp_p
         (("--workers", "0"), "--workers 0: expected a number from 1 to 256, or auto"),
         (("--workers", "many"), "expected a number from 1 to 256, or auto"),
         (("--workers", "2", "--pcap", "x.pcap"), "a capture file is read by one process"),
+        (("--udp-gro",), "leave one of the two out"),
         (("-o", "/no/such/file"), "/no/such/file: No such file or directory"),
         (("-o", "/proc/x", "--interval", "1h"), "-o/--output /proc/x"),
     ],
