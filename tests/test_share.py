@@ -105,6 +105,8 @@ def test_the_example_configuration_is_accepted() -> None:
     path = SHARE / "pyflowx.toml"
     tables = read_config(str(path))
     assert set(tables) == set(TABLES)
+    files = tables["collect"]
+    assert {"output", "interval", "expire"} <= set(files)  # nothing of the service grows without end
     # also what stands there as a comment
     whole = re.sub(r"(?m)^# (?=[a-z-]+ = )", "", path.read_text())
     for verb, table in tomllib.loads(whole).items():

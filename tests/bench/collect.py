@@ -1,11 +1,12 @@
-"""CPU seconds of a collector per million flows: ``python tests/bench/collect.py [packets a second] [folder]``.
+"""What a collector costs: ``python tests/bench/collect.py [packets a second] [folder]``.
 
-The load is ``pyflowx generate``: 10,000 packets a second of 19 IPFIX flows over loopback, for 6 seconds, once for each
-format. CPU is that of the collector's whole process, its start and end included. Files go into the folder, a temporary
-one if none is given: writing to memory that a virtual machine's host has to find first costs system time
-that is not ours (a tmpfs that was filled before shows it). Then what is lost at rates at which nothing should be, with
-the generator beside it. Then the latency of a line, from the send call of a single datagram until the line has been
-read.
+The load is ``pyflowx generate``: 10,000 packets a second of 19 IPFIX flows over loopback, for 6 seconds. For each
+format the CPU seconds per million flows, of the collector's whole process, start and end included; the same with two
+fields of an MMDB table looked up for both addresses, without what loading the table takes once; and the highest of
+some rates that passes without a loss, with the generator beside it. Files go into the folder, a temporary one if none
+is given: writing to memory that a virtual machine's host has to find first costs system time that is not ours (a
+tmpfs that was filled before shows it). Then the latency of a line, from the send call of a single datagram until the
+line has been read.
 """
 
 from __future__ import annotations
@@ -21,19 +22,38 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
+
+from enrich import write_mmdb
 
 SECONDS, FLOWS_A_PACKET = 6, 19
 PYFLOWX = [sys.executable, "-m", "pyflowx"]
 LINES = 100
-BARS = {  # CPU seconds
-    "discard": 0.30,
-    "json": 1.2,
-    "csv": 0.85,
-    "parquet": 0.60,
-    "protobuf": 0.80,
-    "arrow-ipc": 0.35,
+PREFIXES = 40_000
+STEPS = (20_000, 40_000, 60_000, 80_000, 100_000, 130_000)  # packets a second
+# CPU seconds per million flows, and what is to pass without loss (packets a second)
+BARS = {
+    "discard": (0.30, 100_000),
+    "json": (1.2, 0),
+    "csv": (0.85, 0),
+    "parquet": (0.60, 60_000),
+    "protobuf": (0.80, 0),
+    "arrow-ipc": (0.35, 100_000),
 }
-LOSS_FREE = {"discard": 100_000, "arrow-ipc": 100_000, "parquet": 60_000}  # packets a second
+
+
+class Result(NamedTuple):
+    """``cpu`` in seconds, ``memory`` in MiB; ``lost``: flows that were sent and not counted."""
+
+    flows: int
+    lost: int
+    cpu: float
+    memory: int
+
+    @property
+    def cost(self) -> float:
+        """CPU seconds per million flows."""
+        return self.cpu / self.flows * 1e6
 
 
 def start(*options: str, **settings) -> tuple[subprocess.Popen, int]:
@@ -42,27 +62,58 @@ def start(*options: str, **settings) -> tuple[subprocess.Popen, int]:
     return process, int(re.search(r"port (\d+)", process.stderr.readline())[1])
 
 
-def run(
-    name: str, rate: int, folder: str | None, *options: str, seconds: int = SECONDS, bar: float | None = None
-) -> None:
-    packets = rate * seconds
+def run(packets: int, rate: int, folder: str | None, *options: str) -> Result:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         output = ["-o", str(Path(place, "out"))] if "discard" not in options else []
         process, port = start("--no-metrics", "--no-live", *options, *output)
-        load = [*PYFLOWX, "generate", "-p", str(port), "-r", str(rate), "-n", str(packets), "-f", str(FLOWS_A_PACKET)]
-        subprocess.run(load, check=True, stderr=subprocess.DEVNULL)
+        load = ["-p", str(port), "-r", str(rate), "-n", str(packets), "-f", str(FLOWS_A_PACKET)]
+        everywhere = ["--dst-cidr", "0.0.0.0/0"]
+        subprocess.run([*PYFLOWX, "generate", *load, *everywhere], check=True, stderr=subprocess.DEVNULL)
+        seen = Path("/proc", str(process.pid), "status").read_text()  # what getrusage says was inherited from us
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0, said
+    memory = int(re.search(r"VmHWM:\s+(\d+)", seen)[1]) >> 10
     flows = int(re.search(r"IPFIX: \d+ messages, (\d+) flows", said)[1])
     lost = packets * FLOWS_A_PACKET - flows
-    cost = (usage.ru_utime + usage.ru_stime) / flows * 1e6
-    print(
-        f"{name:<16} {cost:6.3f} CPU s per million flows{f' (bar {bar:.2f})' if bar else ''}: "
-        f"user {usage.ru_utime:.2f} s, system {usage.ru_stime:.2f} s, {usage.ru_maxrss >> 10} MiB, {lost} flows lost"
-    )
+    return Result(flows, lost, usage.ru_utime + usage.ru_stime, memory)
+
+
+def costs(rate: int, folder: str | None) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as tables:
+        path = Path(tables, "geo.mmdb")
+        write_mmdb(path, PREFIXES)
+        enrich = ["--enrich", f"source={path},fields=src_addr@asn:src_asn|org:src_org;dst_addr@asn:dst_asn|org:dst_org"]
+        nothing = ["-f", "common", "-s", "discard"]
+        once = run(1, 1, folder, *nothing, *enrich).cpu - run(1, 1, folder, *nothing).cpu
+        for form, (bar, _) in BARS.items():
+            options = ["-f", "common", "-s", form]
+            plain = run(rate * SECONDS, rate, folder, *options)
+            rich = run(rate * SECONDS, rate, folder, *options, *enrich)
+            print(
+                f"{form:<10} {plain.cost:.3f} CPU s per million flows (bar {bar:.2f}), {plain.memory} MiB, "
+                f"{plain.lost} lost; with fields of both addresses {(rich.cpu - once) / plain.cpu - 1:+.0%}, "
+                f"and {once:.2f} s once",
+                flush=True,
+            )
+    raw = run(rate * SECONDS, rate, folder, "-f", "raw")
+    print(f"raw json   {raw.cost:.3f} CPU s per million flows, {raw.memory} MiB, {raw.lost} lost")
+
+
+def highest_rates(folder: str | None) -> None:
+    for form, (_, bar) in BARS.items():
+        best, memory, note = 0, 0, ""
+        for rate in STEPS:
+            found = run(rate * 2, rate, folder, "-f", "common", "-s", form)
+            memory = max(memory, found.memory)
+            if found.lost:
+                note = f"; at {rate} {found.lost / (found.flows + found.lost):.1%} are lost"
+                break
+            best = rate
+        wanted = f" (bar {bar})" if bar else ""
+        print(f"{form:<10} {best} packets/s pass without loss{wanted}{note}; {memory} MiB at most", flush=True)
 
 
 def latency() -> None:
@@ -89,9 +140,6 @@ def latency() -> None:
 if __name__ == "__main__":
     rate = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     folder = sys.argv[2] if len(sys.argv) > 2 else None
-    for form, bar in BARS.items():
-        run(f"common, {form}", rate, folder, "-f", "common", "-s", form, bar=bar)
-    run("raw, json", rate, folder, "-f", "raw")
-    for form, most in LOSS_FREE.items():
-        run(f"{form} at {most}", most, folder, "-f", "common", "-s", form, seconds=3)
+    costs(rate, folder)
+    highest_rates(folder)
     latency()

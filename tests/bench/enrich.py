@@ -3,17 +3,14 @@
 For each kind of table, in a process of its own: seconds to load it (wall and CPU, from the file), peak memory of that
 process, look-ups a second of random addresses on one core (the index alone, and with two fields taken), in batches of
 20,000 rows as a loaded collector has them. Bars with 1 M prefixes: 15 M IPv4 and 3 M IPv6 look-ups/s; loaded in 1 s
-and 300 MB. Then CPU seconds per million flows of a collector with and without two MMDB fields on both addresses
-(10,000 packets/s of 19 flows for 6 s); bar: 20 % more.
+and 300 MB. What a collector takes more with tables is in collect.py.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import ipaddress
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,9 +27,6 @@ from pyflowx.reload import FLOW_COLUMNS
 
 BATCH, ROUNDS = 20_000, 200
 MMDB_SHARE = 5  # the writer of MMDB files is slow: a fifth of the prefixes
-RATE, SECONDS, FLOWS_A_PACKET = 10_000, 6, 19
-FORMATS = ("discard", "json", "csv", "parquet", "protobuf", "arrow-ipc")
-PYFLOWX = [sys.executable, "-m", "pyflowx"]
 LENGTHS4 = [8, 12, 16, 18, 19, 20, 21, 22, 23, 24, 24, 24, 24, 24, 24, 24, 28, 32]
 LENGTHS6 = [32, 36, 40, 44, 48, 48, 48, 48, 56, 64]
 
@@ -60,13 +54,21 @@ def write_tables(folder: Path, n: int) -> None:
         (folder / f"{name}.csv").write_text("prefix,asn,org\n" + "".join(lines))
     lines = (f"{i // 1000},{i % 1000},{i % 977},name {i}\n" for i in range(n))
     (folder / "exact.csv").write_text("in_if,out_if,asn,org\n" + "".join(lines))
+    write_mmdb(folder / "geo.mmdb", n // MMDB_SHARE)
+
+
+def write_mmdb(path: Path, n: int) -> None:
+    """So many prefixes, a fifth of them of IPv6."""
     spec = importlib.util.spec_from_file_location("w", Path(__file__).parents[1] / "enrich" / "mmdb_writer.py")
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
-    part = n // MMDB_SHARE
-    records = [{"asn": asn, "org": f"Organisation, number {asn}", "unused": {"a": [1, 2, 3]}} for asn in asns]
-    rows = zip(four[: part * 4 // 5] + six[: part // 5], records, strict=False)
-    (folder / "geo.mmdb").write_bytes(writer.write(rows, 6, 28, True))
+    rng = np.random.default_rng(3)
+    prefixes = [*prefixes4(n * 4 // 5, rng), *prefixes6(n // 5, rng)]
+    records = (
+        {"asn": asn, "org": f"Organisation, number {asn}", "unused": {"a": [1, 2, 3]}}
+        for asn in (rng.zipf(1.3, n) % 70_000).tolist()
+    )
+    path.write_bytes(writer.write(zip(prefixes, records, strict=False), 6, 28, True))
 
 
 def batches(make: Callable[[np.random.Generator], CommonColumn]) -> list[CommonColumn]:
@@ -130,38 +132,6 @@ def case(path: Path) -> None:
         print(f"           {name}: {find:.1f} M look-ups/s, {take:.1f} M/s with two fields")
 
 
-def collect(packets: int, *options: str) -> float:
-    """CPU seconds of a whole collector that receives so many packets; its output is removed."""
-    command = [*PYFLOWX, "collect", "-H", "127.0.0.1", "-p", "0", "-f", "common", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    port = next(found[1] for line in process.stderr if (found := re.search(r"UDP port (\d+)", line)))
-    load = [*PYFLOWX, "generate", "-p", port, "-r", str(RATE), "-n", str(packets), "-f", str(FLOWS_A_PACKET)]
-    subprocess.run([*load, "--dst-cidr", "0.0.0.0/0"], check=True, stderr=subprocess.DEVNULL)
-    process.send_signal(signal.SIGINT)
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert f" {packets * FLOWS_A_PACKET} flows" in said, said
-    if "-o" in options:
-        Path(options[options.index("-o") + 1]).unlink()
-    return usage.ru_utime + usage.ru_stime
-
-
-def collectors(folder: Path) -> None:
-    source = f"source={folder}/geo.mmdb"
-    enrich = ["--enrich", f"{source},fields=src_addr@asn:x_asn|org:x_org;dst_addr@asn:y_asn|org:y_org"]
-    flows = RATE * SECONDS * FLOWS_A_PACKET / 1e6
-    start = collect(1, "-s", "discard", *enrich) - collect(1, "-s", "discard")
-    for form in FORMATS:
-        output = ["-s", form, *(["-o", str(folder / "out")] if form != "discard" else [])]
-        plain = collect(RATE * SECONDS, *output)
-        rich = collect(RATE * SECONDS, *output, *enrich) - start
-        print(
-            f"collect, {form:<9} {plain / flows:.3f} CPU s per million flows, with two fields on both addresses "
-            f"{rich / flows:.3f} ({rich / plain - 1:+.0%}) and {start:.2f} s once to load the table"
-        )
-
-
 if __name__ == "__main__":
     if len(sys.argv) > 1 and not sys.argv[1].isdigit():
         case(Path(sys.argv[1]))
@@ -170,4 +140,3 @@ if __name__ == "__main__":
             write_tables(Path(name), int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
             for path in CASES:
                 subprocess.run([sys.executable, __file__, str(Path(name, path))], check=True)
-            collectors(Path(name))
