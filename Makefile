@@ -17,6 +17,7 @@ help:
 	@echo 'make lint      ruff, mypy, import contracts, clang-format'
 	@echo 'make fuzz      every codec fuzzed with atheris for SECONDS (60) each'
 	@echo 'make bench     the benchmarks in tests/bench, one after the other'
+	@echo 'make screenshots   the pictures in docs/screenshots, of pyflowx tui --demo'
 	@echo 'make soak      a collector under load for ten minutes: nothing lost, memory flat'
 	@echo 'make install   pyflowx into $(PREFIX), linked as $(BIN)/pyflowx'
 	@echo 'make install-services   and systemd units for it'
@@ -62,6 +63,9 @@ fuzz: $(VENV)/.test
 bench: $(VENV)/.test
 	@for b in $(filter-out %/soak.py,$(wildcard tests/bench/*.py)); do echo "== $$b"; $(SUDO) $(VENV)/bin/python $$b || exit 1; done
 
+screenshots: $(VENV)/.run
+	@$(VENV)/bin/python docs/screenshots.py
+
 soak: $(VENV)/.test
 	$(VENV)/bin/python tests/bench/soak.py $(ARGS)
 
@@ -86,4 +90,4 @@ uninstall:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test lint fuzz bench install uninstall clean
+.PHONY: help setup demo test lint fuzz bench screenshots install uninstall clean
