@@ -12,8 +12,9 @@ Section ``gate`` of a snapshot (null without ``--xdp``); counts are datagrams si
 - ``exporters``: ``address``, ``passed`` (redirected ones too), ``octets`` of payload, ``reasons``: the
   :data:`EXPORTERS` with most of the last, then with most of the first; ``others``: all other exporters together.
 - ``queues``: an AF_XDP socket each, of ``interface`` and ``queue``: ``zero_copy``, frames that wait (``depth``) and
-  fit (``size``), ``received``, ``bad_checksum`` (given up by us), and what the kernel gave up (XDP_STATISTICS):
-  ``rx_dropped``, ``rx_invalid_descs``, ``rx_ring_full``, ``rx_fill_ring_empty_descs``.
+  fit (``size``), ``received``, given up by us: ``bad_checksum``, ``unreadable`` (no datagrams that the gate lets
+  through), and by the kernel (XDP_STATISTICS): ``rx_dropped`` (of these ``rx_fill_ring_empty_descs`` for lack of a
+  frame), ``rx_ring_full``, ``rx_invalid_descs``.
 """
 
 from __future__ import annotations
@@ -34,19 +35,9 @@ REASON_NAMES = tuple(reason.name.lower() for reason in REASONS)
 
 
 class Queue(Protocol):
-    """What is needed of an AF_XDP socket."""
+    """What is needed of :class:`~pyflowx.transport.xsk.XskSocket`."""
 
-    @property
-    def interface(self) -> str: ...
-    @property
-    def queue(self) -> int: ...
-    @property
-    def zero_copy(self) -> bool: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def depth(self) -> int: ...
-    def counts(self) -> dict[str, int]: ...
+    def look(self) -> dict[str, Any]: ...
 
 
 @dataclass(slots=True)
@@ -58,7 +49,7 @@ class GateView:
 
     gate: Gate
     reload: Callable[[], None]
-    queues: Sequence[Queue] = ()
+    queues: Callable[[], Sequence[Queue]] = tuple
 
     def outcomes(self) -> dict[str, dict[str, int]]:
         """Frames by interface and outcome."""
@@ -78,10 +69,9 @@ class GateView:
         """Of the way from the wire to the file."""
         total = self.total()
         stages = [Stage("gate", "datagrams", total["passed"] + total["redirected"], self.dropped())]
-        if self.queues:
-            counts = [queue.counts() for queue in list(self.queues)]
-            lost = sum(sum(each.values()) - each["received"] for each in counts)
-            stages.append(Stage("af_xdp", "datagrams", sum(each["received"] for each in counts), lost))
+        if rows := self.sockets():
+            lost = sum(row[name] for row in rows for name in XDP_LOSSES)
+            stages.append(Stage("af_xdp", "datagrams", sum(row["received"] for row in rows), lost))
         return stages
 
     def exporters(self) -> list[tuple[str, Source]]:
@@ -106,8 +96,7 @@ class GateView:
 
     def sockets(self) -> list[dict[str, Any]]:
         """A row for each AF_XDP socket."""
-        names = ("interface", "queue", "zero_copy", "depth", "size")
-        return [{**{name: getattr(each, name) for name in names}, **each.counts()} for each in list(self.queues)]
+        return [row for row in (queue.look() for queue in self.queues()) if row]
 
     def section(self) -> dict[str, Any]:
         """For the live feed."""

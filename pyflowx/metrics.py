@@ -11,7 +11,7 @@ from pyflowx.decoded import Reason
 
 COUNTER, GAUGE = "counter", "gauge"
 
-XDP_LOSSES = ("bad_checksum", "rx_dropped", "rx_invalid_descs", "rx_ring_full", "rx_fill_ring_empty_descs")
+XDP_LOSSES = ("bad_checksum", "unreadable", "rx_dropped", "rx_ring_full")
 """Why an AF_XDP socket lost frames: a checksum that we found wrong; what the kernel says (XDP_STATISTICS)."""
 
 Sample = tuple[tuple[str, ...], float]  # values of the labels, value

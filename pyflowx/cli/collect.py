@@ -100,9 +100,7 @@ def run(
         port = receiver.addresses[0][1] if receiver else inputs.capture_port or 0
         try:
             with collecting(operation if receiver else operation.on_request(), collector, view, port, form):
-                if gate is not None and receiver is not None:
-                    gate.start(receiver.addresses)
-                    collector.each_second.append(gate.watch)
-                work(collector, inputs, outputs, receiver)
+                source = gate.before(receiver, collector) if gate is not None and receiver is not None else receiver
+                work(collector, inputs, outputs, source)
         finally:
             finish(collector, view)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pyflowx.reload import Reloader
     from pyflowx.sinks import Sink
     from pyflowx.supervising import Supervisor
-    from pyflowx.transport.udp import UdpReceiver
     from pyflowx.wire import Decoder
 
 
@@ -56,7 +55,7 @@ def assemble(
     return Parts(decoder, collector, view)
 
 
-def work(collector: Collector, inputs: Inputs, outputs: Outputs, receiver: UdpReceiver | None) -> None:
+def work(collector: Collector, inputs: Inputs, outputs: Outputs, receiver: Source | None) -> None:
     """Capture files first, then the network until the end."""
 
     def windowed(source: Source) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -17,8 +17,13 @@ from pyflowx.errors import ConfigError, KernelError
 
 if TYPE_CHECKING:
     from pyflowx.cli.inputs import Inputs
+    from pyflowx.collecting import Collector, Source
     from pyflowx.gateview import GateView
+    from pyflowx.kernel import Attachment
     from pyflowx.kernel.gate import Gate, GateConfig, Prefix
+    from pyflowx.transport.af_xdp import AfXdpReceiver
+    from pyflowx.transport.udp import UdpReceiver
+    from pyflowx.transport.xsk import XskSocket
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PRIVILEGED_PORTS = 1024
@@ -59,6 +64,12 @@ def gating_options(command: _F) -> _F:
             metavar="PPS",
             help="With --xdp: datagrams a second (and at once) that each exporter may send.",
         ),
+        click.option(
+            "--af-xdp",
+            is_flag=True,
+            help="With --xdp: good datagrams come by AF_XDP sockets, past the network stack; fragments and what is not "
+            "good as before.",
+        ),
         click.option("--user", metavar="NAME", help="With --xdp: whom to run as when it is attached."),
     )
     for option in reversed(options):
@@ -75,13 +86,14 @@ class Gating:
     allow: tuple[str, ...]
     allow_file: str | None
     rate_limit: int | None
+    af_xdp: bool
     user: str | None
 
     @classmethod
     def take(cls, options: dict[str, Any]) -> Self:
         """Out of those of a command."""
         gating = cls(**{field.name: options.pop(field.name) for field in fields(cls)})
-        alone = ("allow", "allow_file", "rate_limit", "user")
+        alone = ("allow", "allow_file", "rate_limit", "af_xdp", "user")
         given = [f"--{name.replace('_', '-')}" for name in alone if getattr(gating, name)]
         if given and not gating.interfaces:
             raise ConfigError(f"{given[0]} belongs to the gate in the kernel: say where with --xdp, such as --xdp eth0")
@@ -96,8 +108,8 @@ class Gating:
             found += _read(self.allow_file)
         return found
 
-    def config(self, inputs: Inputs) -> GateConfig:
-        """For the gate."""
+    def config(self, inputs: Inputs, frame_length: int) -> GateConfig:
+        """For the gate; ``frame_length``: of what is redirected, 0: nothing."""
         from pyflowx.decoded import Protocol
         from pyflowx.kernel.gate import GateConfig
 
@@ -109,6 +121,8 @@ class Gating:
             rate=self.rate_limit or 0,
             netflow=bool(inputs.protocols - {Protocol.SFLOW_V5}),
             sflow=sflow,
+            redirect=self.af_xdp,
+            frame_length=frame_length,
         )
 
 
@@ -132,20 +146,92 @@ def _read(path: str) -> list[Prefix]:
     return found
 
 
+class _Redirection:
+    """The AF_XDP sockets, by interface; none where they are not wanted, or cannot be."""
+
+    def __init__(self, gating: Gating) -> None:
+        from pyflowx.transport.xsk import chunk_octets, frame_octets
+
+        self.gate: Gate | None = None
+        self.receiver: AfXdpReceiver | None = None
+        self._sockets: dict[int, list[XskSocket]] = {}
+        self._chunk = max(map(chunk_octets, gating.interfaces)) if gating.af_xdp else 0
+        self.frame_length = frame_octets(self._chunk) if gating.af_xdp else 0
+
+    def sockets(self) -> list[XskSocket]:
+        """All of them."""
+        return [each for group in list(self._sockets.values()) for each in group]
+
+    def attached(self, at: Attachment) -> None:
+        """The gate is before an interface."""
+        from pyflowx.transport.xsk import open_sockets
+
+        if not self._chunk or self.gate is None or at.ifindex in self._sockets:
+            return
+        try:
+            self._sockets[at.ifindex] = found = open_sockets(at.interface, at.ifindex, self._chunk)
+        except KernelError as error:
+            LOG.warning(f"{error}; what {at.interface} receives comes by the ordinary sockets")
+            return
+        for each in found:
+            self.gate.redirect(at.interface, each.queue, each.fd)
+        how = "zero-copy" if all(each.zero_copy for each in found) else "copying"
+        LOG.info(f"AF_XDP on {at.interface}: {len(found)} receive queue{'s' * (len(found) > 1)}, {how}")
+        self._changed()
+
+    def gone(self, ifindex: int) -> None:
+        """An interface is no more."""
+        gone = self._sockets.pop(ifindex, [])
+        self._changed()
+        for each in gone:
+            each.close()
+
+    def close(self) -> None:
+        self.receiver = None
+        for ifindex in list(self._sockets):
+            self.gone(ifindex)
+
+    def _changed(self) -> None:
+        if self.receiver is not None:
+            self.receiver.replace(self.sockets())
+
+
 class RunningGate:
     """The gate of a collector."""
 
-    def __init__(self, gate: Gate, gating: Gating) -> None:
+    def __init__(self, gate: Gate, gating: Gating, redirection: _Redirection) -> None:
         from pyflowx.gateview import GateView
 
-        self.gate, self._gating = gate, gating
-        self.view: GateView = GateView(gate, self.reload)
+        self.gate, self._gating, self._redirection = gate, gating, redirection
+        self.view: GateView = GateView(gate, self.reload, redirection.sockets)
 
     def start(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Look at datagrams to the sockets that there are."""
         self.gate.listen(addresses)
         for at in self.gate.attachments:
             LOG.info(f"gate on {at.interface} ({at.hook}): " + _DOES[self.gate.config.enforce])
+
+    def before(self, receiver: UdpReceiver, collector: Collector) -> Source:
+        """Start, and go on while the collector runs; what it is to read from."""
+        self.start(receiver.addresses)
+        collector.each_second.append(self.watch)
+        return self.source(receiver, collector.wake_fd)
+
+    def source(self, receiver: UdpReceiver, wake_fd: int, worker: int = 0, workers: int = 1) -> Source:
+        """The receiver, with what comes by AF_XDP, if anything does: of one of several workers its queues."""
+        if not self._gating.af_xdp:
+            return receiver
+        from pyflowx.transport.af_xdp import AfXdpReceiver
+
+        mine = [each for each in self._redirection.sockets() if each.queue % workers == worker]
+        merged = AfXdpReceiver(receiver, mine, wake_fd)
+        if workers == 1:
+            self._redirection.receiver = merged
+        return merged
+
+    def descriptors(self, worker: int, workers: int) -> set[int]:
+        """Those that a worker needs."""
+        return {each.fd for each in self._redirection.sockets() if each.queue % workers == worker}
 
     def watch(self) -> None:
         """What has become of the interfaces; once a second."""
@@ -177,17 +263,21 @@ def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
         yield None
         return
     from pyflowx.kernel.gate import Gate
-    from pyflowx.privileges import CAP_NET_BIND_SERVICE, drop, find_user
+    from pyflowx.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, drop, find_user
 
     if not inputs.addresses:
         raise ConfigError("--xdp is for datagrams from the network, and there is only --pcap; leave one of them out")
     user = find_user(gating.user) if gating.user else None
+    low = any(0 < port < _PRIVILEGED_PORTS for _, port in inputs.addresses)
+    kept = [CAP_NET_BIND_SERVICE] * low + [CAP_NET_RAW] * gating.af_xdp
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the collector has its own: detach
-    with Gate(gating.config(inputs)) as gate:
-        gate.attach()
-        low = any(0 < port < _PRIVILEGED_PORTS for _, port in inputs.addresses)
-        drop(user, *([CAP_NET_BIND_SERVICE] if low else []))
-        yield RunningGate(gate, gating)
+    with closing(_Redirection(gating)) as redirection:
+        config = gating.config(inputs, redirection.frame_length)
+        with Gate(config, redirection.attached, redirection.gone) as gate:
+            redirection.gate = gate
+            gate.attach()
+            drop(user, *kept)
+            yield RunningGate(gate, gating, redirection)
 
 
 _DOES = {False: "counts what is wrong, drops nothing (--xdp-mode enforce does)", True: "drops what is wrong"}

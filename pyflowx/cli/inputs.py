@@ -185,7 +185,7 @@ def accepted(kind: str) -> frozenset[Any]:
 class _Together:
     """The network and a capture file by turns, until the file ends."""
 
-    def __init__(self, receiver: UdpReceiver, capture: Source) -> None:
+    def __init__(self, receiver: Source, capture: Source) -> None:
         self._receiver, self._capture = receiver, capture
         self._network_next = True
 
@@ -225,7 +225,7 @@ def tell_listening(listening: UdpReceiver | Listening) -> None:
 
 
 def read_captures(
-    collector: Collector, inputs: Inputs, receiver: UdpReceiver | None, wrap: Wrap, stdout_is_used: bool
+    collector: Collector, inputs: Inputs, receiver: Source | None, wrap: Wrap, stdout_is_used: bool
 ) -> None:
     """One after the other, each to its end or to what is wrong with it; the network, if any, meanwhile."""
     from pyflowx.cli.progress import Progress

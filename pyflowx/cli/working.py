@@ -176,7 +176,9 @@ class _Parent:
         status = 1
         try:
             listening = self._together[worker.number]
-            _let_go({sending_fd, commands.fileno(), *(sock.fileno() for sock in listening.sockets)})
+            gate, setup = self._setup.gate, self._setup
+            queues = gate.descriptors(worker.number, setup.count) if gate is not None else set()
+            _let_go({sending_fd, commands.fileno(), *(sock.fileno() for sock in listening.sockets), *queues})
             sending = Sending(sending_fd)
             try:
                 LOG.elsewhere = lambda level, text: sending.send(Event.LINE, (level, text))
@@ -222,6 +224,8 @@ class _Working:
             view.templates.defined = 0  # they have been counted
         receiver = UdpReceiver(listening, wake_fd=collector.wake_fd)
         view.receivers = [receiver]
+        gate, wake_fd, count = setup.gate, collector.wake_fd, setup.count
+        source = gate.source(receiver, wake_fd, self._worker.number, count) if gate is not None else receiver
         self._set_signals()
         states = StateSender(view.templates, lambda octets: self._send(Event.STATE, None, octets))
         collector.each_second += [states.keep, self._report]
@@ -231,7 +235,7 @@ class _Working:
                 for table in setup.tables:
                     table.reload()
             with closing(collector):
-                work(collector, setup.inputs, setup.outputs, receiver)
+                work(collector, setup.inputs, setup.outputs, source)
         setup.decoding.tell_refused(LOG.info)
         self._is_watched = False
         states.close()

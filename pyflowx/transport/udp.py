@@ -185,12 +185,17 @@ class UdpReceiver:
         while count < self._size and (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, self._pause))
             if not adapted and left > self._pause:
-                self._pause = next_pause(self._pause, self._fill(), self._longest_pause)
+                self._pause = next_pause(self._pause, self.fill(), self._longest_pause)
                 adapted = True
             count = self._drain(count)
         return self._batch(count) if count else None
 
-    def _fill(self) -> float:
+    @property
+    def filenos(self) -> list[int]:
+        """For those who wait for more than this."""
+        return [sock.fileno() for sock in self._sockets]
+
+    def fill(self) -> float:
         """How full the fullest queue is, 0 to 1."""
         queued, limit = self.queued
         return queued / limit
