@@ -207,7 +207,7 @@ class ExportScreen(ModalScreen[None]):
             with Horizontal(classes="row"):
                 yield Static("File", classes="label")
                 yield Input(f"{self.stem}.csv", compact=True)
-            yield Static("The same on the command line:", classes="label-line")
+            yield Static("The nearest on the command line:", classes="label-line")
             yield Static(id="command")
             yield Static(id="export-error")
             yield Static(Content("Enter writes · Ctrl+y copies the command · Esc goes back"), classes="hint")

@@ -85,14 +85,17 @@ def _column(values: Values) -> CommonColumn:
     return CommonColumn("u64", values.astype(np.uint64))
 
 
-def command(options: Sequence[str], form: str, *, by: Sequence[str] = (), query: str = "", sort: Any = None) -> str:
-    """The command line that prints the same. ``options``: those that say where the flows come from."""
-    words = ["pyflowx", "top", "--once", *options]
-    if by:
-        words += ["--by", ",".join(by)]
+def command(
+    options: Sequence[str], path: str, form: str, *, by: Sequence[str] = (), query: str = "", **more: Any
+) -> str:
+    """The command line that gives the same, or comes nearest to it. ``options``: those that say where the flows come
+    from; ``by``: what they are grouped by. ``more``: ``sort``, ``scaled`` of ``pyflowx top``."""
+    if not by and not query and options and options[0] in ("-p", "--pcap"):  # the flows themselves
+        return shlex.join(["pyflowx", "collect", *options, "-f", "common", "-s", form, "-o", path])
+    words = ["pyflowx", "top", "--once", *options, "-g", ",".join(by or ("src_addr", "dst_addr", "service"))]
     if query:
         words += ["--filter", query]
-    if sort:
-        words += ["--sort", sort]
-    words += ["-o", "json" if form == "json" else form]
-    return shlex.join(words)
+    if more.get("sort"):
+        words += ["-s", more["sort"]]
+    words += ["-x"] if more.get("scaled") else []
+    return f"{shlex.join([*words, '-o', 'json'])} > {shlex.quote(str(Path(path).with_suffix('.json')))}"

@@ -95,8 +95,8 @@ class FilterBar(Vertical):
             self._chosen = -1
         self._look()
 
-    def _look(self) -> None:
-        """Colour and hint for what is typed now."""
+    def _look(self, submitted: bool = False) -> None:
+        """Colour and hint for what is typed now: how the word can go on, or what is wrong."""
         field = self.query_one(FilterInput)
         text = field.value
         if self._chosen < 0:
@@ -105,7 +105,7 @@ class FilterBar(Vertical):
         error = self._error(text)
         field.set_class(error is not None, "-wrong")
         field.set_class(error is None and bool(text.strip()), "-right")
-        self.query_one("#filter-hint", Static).update(self._hint(error))
+        self.query_one("#filter-hint", Static).update(self._hint(error, submitted))
 
     def _error(self, text: str) -> QueryError | None:
         try:
@@ -114,8 +114,9 @@ class FilterBar(Vertical):
             return error
         return None
 
-    def _hint(self, error: QueryError | None) -> Content:
-        if self._found:
+    def _hint(self, error: QueryError | None, submitted: bool) -> Content:
+        between = self._typed[-1:].isspace()  # two words
+        if self._found and not (error is not None and (submitted or between)):
             first = max(0, self._chosen - _SHOWN + 1)
             words = [
                 (f" {word} ", "reverse" if at == self._chosen else "$foreground-muted")
@@ -162,8 +163,7 @@ class FilterBar(Vertical):
         try:
             query = Query.parse(text, self._names)
         except QueryError:
-            self._found = []
-            self._look()
+            self._look(submitted=True)
             return
         self.history.add(text)
         self.post_message(self.Chosen(text, query if query else None))

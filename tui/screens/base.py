@@ -117,7 +117,7 @@ class View(Vertical):
 
     def command(self, options: Sequence[str], form: str, path: str) -> str:
         """The command line that writes the same; ``options`` say where from."""
-        return export.command(options, form, query=self.query_text)
+        return export.command(options, path, form, query=self.query_text)
 
     def copied(self) -> str:
         """What ``y`` copies."""

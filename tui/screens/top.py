@@ -150,7 +150,9 @@ class TopView(TableView):
     # -- groups ------------------------------------------------------------------------------------------------------
 
     def command(self, options: Sequence[str], form: str, path: str) -> str:
-        return export.command(options, form, by=self.by, query=self.query_text)
+        sort = {"packet_rate": "packets", "flows": "flows"}.get(self._sort[0] if self._sort else "", "bytes")
+        more = {"sort": sort, "scaled": self.options.scaled}
+        return export.command(options, path, form, by=self.by, query=self.query_text, **more)
 
     def choices(self) -> list[tuple[str, str]]:
         """(name, title) of what can be grouped by."""
