@@ -275,7 +275,12 @@ def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
         config = gating.config(inputs, redirection.frame_length)
         with Gate(config, redirection.attached, redirection.gone) as gate:
             redirection.gate = gate
-            gate.attach()
+            for at in gate.attach():
+                if inputs.udp_gro and at.hook == "xdp-generic":
+                    raise ConfigError(
+                        f"--udp-gro: {at.interface} has no native XDP, so that datagrams are put together before the "
+                        "gate sees them; leave one of the options out"
+                    )
             drop(user, *kept)
             yield RunningGate(gate, gating, redirection)
 

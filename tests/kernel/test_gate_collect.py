@@ -270,6 +270,9 @@ def test_without_a_driver_that_has_xdp_the_kernels_own_serves(wire, collect):
         namespace.ip("link", "add", "x", "type", "vxlan", "id", "5", *remote)
         namespace.ip("addr", "add", f"10.8.0.{number}/24", "dev", "x")
         namespace.ip("link", "set", "x", "up")
+    refused = collect("--xdp", "x", "--udp-gro", ready="")
+    assert refused.process.wait() == 2
+    assert "--udp-gro: x has no native XDP" in refused.said and wire.near.attached() == []
     run = collect("--xdp", "x", "--xdp-mode", "enforce", ready="gate on x (xdp-generic)")
     with wire.far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
         for payload in (v5(9), b"garbage"):
