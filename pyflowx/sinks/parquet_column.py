@@ -185,10 +185,10 @@ class ColumnWriter:
         column = column._replace(values=self._shaped(column))
         self._labels = column.labels
         self._nulls += n - len(column.values)
-        self._note(column)
         levels = self._levels(n if valid is None else valid)
         codes = self._codes(column.values) if self._uses_dictionary and len(column.values) else None
         if codes is None:
+            self._note(column)
             self._page(_DATA_PAGE, n, _PLAIN, levels + self._plain(column))
             return
         width = (self._dictionary.count - 1).bit_length()
@@ -279,6 +279,7 @@ class ColumnWriter:
         data_pages, self._pages = self._pages, []
         if self._dictionary.count:
             keys = CommonColumn(self.field.type, self._dictionary.values(), None, self._labels)
+            self._note(keys)  # once for all rows that have codes
             self._page(_DICTIONARY_PAGE, self._dictionary.count, _PLAIN, self._plain(keys))
         first_octets = sum(map(len, self._pages))
         pages = self._pages + data_pages
