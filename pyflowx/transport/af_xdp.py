@@ -58,7 +58,7 @@ class AfXdpReceiver:
             self._poll.register(self._wake_fd, select.POLLIN)
 
     def receive(self, timeout_s: float | None, linger_s: float = 0.05) -> PacketBatch | None:
-        """The next batch; its arrays are valid until the next call but one."""
+        """The next batch; its arrays are valid until the next call."""
         if self._kept is not None:
             kept, self._kept = self._kept, None
             return kept
@@ -178,11 +178,12 @@ def _datagrams(
 def _payload(sock: XskSocket, rows: I64, at: int, length: I64) -> U8:
     """``(n, width)`` octets, zero behind the length of each; the width is a multiple of 4."""
     width = (int(length.max()) + 3) // 4 * 4
-    payload = sock.frames[:, at : at + width][rows]
-    if payload.shape[1] < width:  # to the very end of a row
-        payload = np.pad(payload, ((0, 0), (0, width - payload.shape[1])))
-    if int(length.min()) < width:
-        payload[np.arange(width) >= length[:, None]] = 0
+    there = min(width, sock.chunk - at)  # less where a driver puts a frame at the very end of its row
+    payload = sock.copy(rows, at, there)
+    if there < width:
+        payload = np.pad(payload, ((0, 0), (0, width - there)))
+    shortest = int(length.min())
+    payload[:, shortest:][np.arange(shortest, width) >= length[:, None]] = 0
     return payload
 
 

@@ -21,6 +21,7 @@ import socket
 import struct
 import sys
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +38,7 @@ _SPARE = 4  # octets behind a frame, so that it can be summed in words
 _LINK_OCTETS = 14 + 2 * 4  # of Ethernet and two tags
 FRAMES = 4096  # of a socket: 85 ms of 48,000 datagrams a second
 _MANY_QUEUES = 8
+_RUNS = 32  # of rows that follow each other: more are not copied one by one
 _STATISTIC_NAMES = ("rx_dropped", "rx_invalid_descs", "", "rx_ring_full", "rx_fill_ring_empty_descs", "")
 _DESCRIPTOR = np.dtype([("address", np.uint64), ("length", np.uint32), ("options", np.uint32)])
 _SIOCGIFMTU, _SIOCETHTOOL, _GCHANNELS = 0x8921, 0x8946, 0x3C
@@ -110,6 +112,8 @@ class XskSocket:
     def __init__(self, interface: str, ifindex: int, queue: int, queues: int = 1, chunk: int = 2048) -> None:
         self.interface, self.ifindex, self.queue, self.chunk = interface, ifindex, queue, chunk
         self._looked: dict[str, Any] = {}
+        self._room: U8 = np.empty(0, np.uint8)
+        self._used = 0
         self.size = FRAMES if queues <= _MANY_QUEUES else FRAMES // 2
         if platform.machine() != "x86_64" or sys.byteorder != "little":
             raise KernelError(f"AF_XDP is supported on x86-64 only, this is {platform.machine()}")
@@ -168,10 +172,27 @@ class XskSocket:
     def peek(self, most: int) -> tuple[I64, I64, I32]:
         """Up to ``most`` of the frames that wait: their rows in :attr:`frames`, where they begin in the row, their
         octets. They are ours until :meth:`release`."""
+        self._used = 0
         count = min(self._rx.filled(), most)
         descriptors = self._rx.entries[self._rx.places(int(self._rx.consumer[0]), count)]
         rows, begins = np.divmod(descriptors["address"].astype(np.int64), self.chunk)
         return rows, begins, descriptors["length"].astype(np.int32)
+
+    def copy(self, rows: I64, at: int, width: int) -> U8:
+        """``(n, width)`` octets from a place of each of these rows; they stay until the next :meth:`peek`. (Fresh
+        memory for each batch would cost more than the copy.)"""
+        if not len(self._room):
+            self._room = np.empty(self.frames.size, np.uint8)
+        place = self._room[self._used : self._used + len(rows) * width].reshape(len(rows), width)
+        self._used += len(rows) * width
+        cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        if len(cuts) > _RUNS:
+            place[:] = self.frames[:, at : at + width][rows]
+            return place
+        for first, end in pairwise(cuts):  # the kernel fills one frame after the other, mostly
+            row = int(rows[first])
+            place[first:end] = self.frames[row : row + end - first, at : at + width]
+        return place
 
     def release(self, rows: I64) -> None:
         """Give the frames of the last :meth:`peek` back to the kernel."""
