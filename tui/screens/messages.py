@@ -76,7 +76,7 @@ class Octets(Container):
             following = nodes[place + 1].offset if place + 1 < len(nodes) else len(octets) + 1
             here = [why for at, why in left.items() if node.offset <= at < max(following, node.offset + 1)]
             left = {at: why for at, why in left.items() if why not in here}
-            name = "  " * node.depth + node.name + "".join(f"  ✗ {why}" for why in here)
+            name = "  " * node.depth + "".join(f"✗ {why}: " for why in here) + node.name
             if here or node.is_odd:
                 self._bad.add(name)
             names.append(name)

@@ -143,9 +143,9 @@ def _network(stages: Sequence[Past], before: Mapping[tuple[str, str], Past]) -> 
     """What sequence numbers say: units of several kinds."""
     lost = [f"{text.count(stage['lost'])} {stage['unit']}" for stage in stages if stage["lost"]]
     fresh = any(stage["lost"] > before.get(("network", stage["unit"]), stage)["lost"] for stage in stages)
-    said = ", ".join(lost) + " lost" + (" ▲" if fresh else "") if lost else "·"
+    said = ", ".join(lost) + " lost" + (" ▲" if fresh else "") if lost else "nothing missing by sequence numbers"
     style = "$text-error" + (" bold" if fresh else "") if lost else "$text-success"
-    return line("  ", ("network   ", "bold"), ("by sequence numbers         ", "$text-muted"), (said, style))
+    return line("  ", ("network   ", "bold"), (said, style))
 
 
 def advice(state: State) -> list[Content]:
