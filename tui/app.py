@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -149,7 +151,16 @@ class PyflowxApp(playback.Playback, App[None]):
             self.set_keymap(dict(self.settings.keys))
         self.query_one("#sources").display = len(self.states) > 1
         self.set_interval(POLL_S, self.poll)
+        if self.is_web:
+            self.set_interval(POLL_S, self._end_with_server)
         self.call_after_refresh(self._begin)
+
+    def _end_with_server(self) -> None:
+        """A killed web server says nothing: its end of our input is closed, and nobody would ever end us."""
+        server = select.poll()
+        server.register(sys.__stdin__ or 0, select.POLLHUP)
+        if server.poll(0):
+            self.exit()
 
     def _begin(self) -> None:
         self.poll()

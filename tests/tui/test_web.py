@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import re
 import shutil
 import signal
@@ -87,6 +88,17 @@ def test_our_own_page_gets_the_application(served: str) -> None:
         return shown
 
     assert asyncio.run(read())
+
+
+def test_a_page_ends_with_a_server_that_was_killed() -> None:
+    command = [sys.executable, "-m", "pyflowx", "tui", "--demo"]
+    web = {**os.environ, "TEXTUAL_DRIVER": "textual.drivers.web_driver:WebDriver"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=web) as page:
+        assert page.stdin is not None and page.stdout is not None
+        assert page.stdout.readline() == b"__GANGLION__\n"
+        page.stdin.close()
+        page.stdout.read()
+        assert page.wait() == 0
 
 
 def test_errors() -> None:
