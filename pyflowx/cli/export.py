@@ -178,7 +178,7 @@ def _sessions(
         return tcp, list(zip(names, counts, strict=True))
     from pyflowx.transport.udp import UdpSender
 
-    sender = stack.enter_context(UdpSender([(host, port) for host in hosts]))
+    sender = stack.enter_context(UdpSender([(host, port) for host in hosts], patient=True))
     sampling = options["sampling_interval"], options["sampling_random"]
     encoder = udp_encoder(options["protocol"], options["observation_domain_id"], sampling)
     return [UdpSession(encoder, sender, refresh_ns)], list(zip(names, sender.counts, strict=True))

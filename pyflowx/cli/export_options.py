@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from pyflowx.cli.config import is_given
 from pyflowx.errors import ConfigError
 
 SECONDS = click.IntRange(1, 86_400)
@@ -189,8 +190,23 @@ def _with(command: _F, options: Sequence[Callable[[_F], _F]]) -> _F:
     return command
 
 
+_OF_FLOWS = ("key", "tunnels", "biflow", "active_timeout", "inactive_timeout", "max_flows", "time_unit")
+
+
+def _check_use(options: Mapping[str, Any]) -> None:
+    """Options that would do nothing."""
+    if options["mode"] == "packet":
+        for name in filter(is_given, _OF_FLOWS):
+            raise ConfigError(f"--{name.replace('_', '-')} is about flows, and --mode packet makes none; leave one out")
+    elif is_given("clip_length"):
+        raise ConfigError("--clip-length is for --mode packet; give that too, or leave it out")
+    if options["sampling_random"] and options["sampling_interval"] == 1:
+        raise ConfigError("--sampling-random chooses nothing of all packets; give --sampling-packet-interval 100 too")
+
+
 def check(options: Mapping[str, Any]) -> None:
     """Combinations that mean nothing."""
+    _check_use(options)
     protocol = options["protocol"]
     if protocol != "ipfix":
         ways = (

@@ -120,14 +120,14 @@ class UdpSession:
     """Messages over UDP, the same to all destinations of the sender.
 
     Templates and options go out at the start, every ``refresh_ns``, and after the network said that Messages did not
-    arrive: whoever hears us first after that must be able to read the rest.
+    arrive or there was no way: whoever hears us first after that must be able to read the rest.
     """
 
     def __init__(self, encoder: Encoder, sender: Sender, refresh_ns: int) -> None:
         self.counts = SessionCounts()
         self._encoder, self._sender, self._refresh_ns = encoder, sender, refresh_ns
         self._next_refresh_ns: int | None = None
-        self._reports = 0
+        self._reports = self._reconnects = 0
 
     def send(self, flows: Sequence[FlowBatch], options: Options, tick: Tick) -> None:
         if isinstance(self._encoder, netflow5.Encoder | netflow9.Encoder):
@@ -142,6 +142,9 @@ class UdpSession:
         self.counts.template_messages = self._encoder.with_templates
         self.counts.flows += sum(map(len, flows))
         self._spread(messages, tick.spread_s)
+        if self._moved():  # who hears us now knows no Templates of this Transport Session
+            again = self._encoder.encode_all(options(self.counts, self._encoder), tick.export_ns, "all")
+            self._spread(again, tick.spread_s)
 
     def refresh(self) -> None:
         self._next_refresh_ns = None
@@ -151,6 +154,11 @@ class UdpSession:
         self._sender.look()
         before, self._reports = self._reports, sum(counts.reports for counts in self._sender.counts)
         return self._reports > before
+
+    def _moved(self) -> bool:
+        """Whether there is a way again that there was not, perhaps from another address, since the last look."""
+        before, self._reconnects = self._reconnects, sum(counts.reconnects for counts in self._sender.counts)
+        return self._reconnects > before
 
     def _spread(self, messages: Datagrams, spread_s: float) -> None:
         """Send in small bursts, spread over ``spread_s`` where there are many: a socket's usual receive

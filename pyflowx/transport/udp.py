@@ -281,6 +281,9 @@ _REPORTS = frozenset(
     {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENOPROTOOPT, errno.EPROTO}
 )
 
+# No way there now, or none from the address that the socket was given when it was connected.
+_NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL, errno.EINVAL})
+
 
 @dataclass(slots=True)
 class SendCounts:
@@ -289,13 +292,15 @@ class SendCounts:
     ``sent``, ``octets`` (of payload): handed to the kernel. ``lost``: refused by the kernel for good (no
     buffers, no route, longer than the protocol allows, forbidden by a filter); ``last_error`` is its latest reason.
     ``reports``: times that the network said an earlier datagram did not arrive, mostly because nobody
-    listens there (ECONNREFUSED); of several between two calls the kernel keeps one.
+    listens there (ECONNREFUSED); of several between two calls the kernel keeps one. ``reconnects``: times that
+    there was a way again after there had been none; the datagrams then come from another port.
     """
 
     sent: int = 0
     octets: int = 0
     lost: int = 0
     reports: int = 0
+    reconnects: int = 0
     last_error: str = ""
 
 
@@ -304,17 +309,20 @@ class UdpSender:
 
     Each destination has a connected socket, so that the route is looked up once and ICMP errors are
     seen. Nothing that the network or the kernel says about a datagram raises an exception: it is counted, see
-    :class:`SendCounts`. :class:`~pyflowx.errors.ConfigError` where a name does not resolve or a host
-    has no route.
+    :class:`SendCounts`. A destination to which there is no way any more, or none from the address we had, is
+    connected anew with the next call. :class:`~pyflowx.errors.ConfigError` where a name does not resolve or a host
+    has no route; a ``patient`` sender counts what it cannot send until there is one.
     """
 
-    def __init__(self, destinations: Sequence[tuple[str, int]]) -> None:
+    def __init__(self, destinations: Sequence[tuple[str, int]], patient: bool = False) -> None:
+        self._destinations = list(destinations)
         self._sockets: list[socket.socket] = []
+        self._cut: set[int] = set()  # destinations to which there is no way
         self.counts = [SendCounts() for _ in destinations]
         """One for each destination, in their order."""
         try:
-            for host, port in destinations:
-                self._sockets.append(connect(host, port))
+            for number, (host, port) in enumerate(destinations):
+                self._sockets.append(self._connect(number, host, port, patient))
         except ConfigError:
             self.close()
             raise
@@ -323,8 +331,28 @@ class UdpSender:
         self._headers["msg"]["iov"], self._headers["msg"]["iovlen"] = row_addresses(self._iov), 1
         self._headers_at = self._headers.ctypes.data
 
+    def _connect(self, number: int, host: str, port: int, patient: bool) -> socket.socket:
+        try:
+            return connect(host, port)
+        except ConfigError as error:
+            cause = error.__cause__
+            if not patient or not isinstance(cause, OSError) or cause.errno not in _NO_WAY:
+                raise
+            self._cut.add(number)
+            self.counts[number].last_error = os.strerror(cause.errno)
+            return socket.socket(type=socket.SOCK_DGRAM)  # until there is one that is connected
+
+    def _connect_anew(self) -> None:
+        """The destinations to which there was no way."""
+        for number in list(self._cut):
+            self._cut.discard(number)
+            fresh = self._connect(number, *self._destinations[number], patient=True)
+            self._sockets[number].close()
+            self._sockets[number] = fresh
+            self.counts[number].reconnects += number not in self._cut
+
     @property
-    def localrow_addresses(self) -> list[tuple[str, int]]:
+    def local_addresses(self) -> list[tuple[str, int]]:
         """(host, port) that the datagrams to each destination come from."""
         return [sock.getsockname()[:2] for sock in self._sockets]
 
@@ -340,20 +368,25 @@ class UdpSender:
         if not data.flags.c_contiguous:
             data = np.ascontiguousarray(data)
         base = row_addresses(data)
+        self._connect_anew()
+        open_ones = [number for number in range(len(self._sockets)) if number not in self._cut]
+        for number in self._cut:
+            self.counts[number].lost += len(lengths)
         for start in range(0, len(lengths), _MAX_MESSAGES):
             chunk = lengths[start : start + _MAX_MESSAGES]
             self._iov["base"][: len(chunk)] = base[start : start + _MAX_MESSAGES]
             self._iov["len"][: len(chunk)] = chunk
-            for sock, counts in zip(self._sockets, self.counts, strict=True):
-                self._send(sock, counts, chunk)
+            for number in open_ones:
+                self._send(number, chunk)
 
-    def _send(self, sock: socket.socket, counts: SendCounts, lengths: I32) -> None:
+    def _send(self, number: int, lengths: I32) -> None:
         """Send the first messages of our headers, as many as there are ``lengths``."""
+        sock, counts = self._sockets[number], self.counts[number]
         position = 0
         doubt = (
             False  # the last call ended in an error that may have been about an earlier datagram (sendmmsg hides it)
         )
-        retried = False
+        retried = moved = False
         while position < len(lengths):
             address = self._headers_at + position * MMSGHDR.itemsize
             sent = _sendmmsg(sock.fileno(), address, len(lengths) - position, 0)
@@ -362,7 +395,7 @@ class UdpSender:
                 counts.sent += sent
                 counts.octets += int(lengths[position : position + sent].sum())
                 position += sent
-                doubt, retried = position < len(lengths), False
+                doubt, retried, moved = position < len(lengths), False, False
                 continue
             code = ctypes.get_errno()
             if code == errno.EINTR:
@@ -370,10 +403,17 @@ class UdpSender:
             if code in _REPORTS and not retried:  # that datagram has had no chance yet
                 doubt = retried = True
                 continue
+            if code in _NO_WAY and not moved:
+                moved = True
+                self._cut.add(number)
+                self._connect_anew()
+                sock = self._sockets[number]
+                if number not in self._cut:  # from another address, perhaps
+                    continue
             counts.lost += 1
             counts.last_error = os.strerror(code)
             position += 1
-            doubt = retried = False
+            doubt = retried = moved = False
 
     def close(self) -> None:
         for sock in self._sockets:

@@ -1,4 +1,5 @@
 """CPU time and loss of exporters beside each other: ``python tests/bench/exporters.py [packets/s...]``. Needs root.
+RustFlow is one of them where its program is in the PATH, or where the variable RUSTFLOW says.
 
 Two namespaces joined by veth. Far sends UDP frames of 65,536 flows (100 octets each, in an order of their own) at a
 fixed rate, 1 M in all; near has the exporter, which meters what comes in, and a collector that counts the packets that
@@ -99,38 +100,39 @@ class Load:
             ("sent", ctypes.c_uint),
         ]
 
-    def __init__(self) -> None:
+    def __init__(self, flows: int = FLOWS) -> None:
+        self.flows = flows
         mac = bytes.fromhex(MACS[NEAR].replace(":", "")) + bytes.fromhex(MACS[FAR].replace(":", ""))
         head = mac + struct.pack(
             ">HBBHHHBBHIIHHHH", 0x800, 0x45, 0, SIZE - 14, 0, 0, 64, 17, 0, 0, 0, 0, 9, SIZE - 34, 0
         )
-        self.frames = np.tile(np.frombuffer(head.ljust(SIZE, b"\0"), np.uint8), (FLOWS, 1))
-        numbers = np.random.default_rng(1).permutation(FLOWS).astype(np.uint32)
+        self.frames = np.tile(np.frombuffer(head.ljust(SIZE, b"\0"), np.uint8), (self.flows, 1))
+        numbers = np.random.default_rng(1).permutation(self.flows).astype(np.uint32)
         self.frames[:, 26:30] = (0x0A000000 + numbers).astype(">u4").view(np.uint8).reshape(-1, 4)
         self.frames[:, 30:34] = np.frombuffer(socket.inet_aton("192.0.2.1"), np.uint8)
         self.frames[:, 34:36] = (1024 + numbers % 60_000).astype(">u2").view(np.uint8).reshape(-1, 2)
         words = self.frames[:, 14:34].copy().view(">u2").sum(axis=1, dtype=np.uint32)
         words = (words & 0xFFFF) + (words >> 16)
         self.frames[:, 24:26] = (~(words + (words >> 16)) & 0xFFFF).astype(">u2").view(np.uint8).reshape(-1, 2)
-        self.vectors = np.zeros((FLOWS, 2), np.uintp)
-        self.vectors[:, 0] = self.frames.ctypes.data + np.arange(FLOWS) * SIZE
+        self.vectors = np.zeros((self.flows, 2), np.uintp)
+        self.vectors[:, 0] = self.frames.ctypes.data + np.arange(self.flows) * SIZE
         self.vectors[:, 1] = SIZE
-        self.headers = (self._Header * FLOWS)()
-        for number in range(FLOWS):
+        self.headers = (self._Header * self.flows)()
+        for number in range(self.flows):
             self.headers[number].vector = self.vectors.ctypes.data + 16 * number
             self.headers[number].vectors = 1
 
-    def send(self, rate: int) -> tuple[float, float]:
-        """All packets at a rate; (CPU seconds of this thread, seconds)."""
+    def send(self, rate: int, packets: int = PACKETS) -> tuple[float, float]:
+        """So many packets at a rate; (CPU seconds of this thread, seconds)."""
         with inside(FAR):
             out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             out.bind(("v", 0))
         size, sent = ctypes.sizeof(self._Header), 0
         cpu, begin = time.thread_time(), time.perf_counter()
         with out:
-            while sent < PACKETS:
-                place = sent % FLOWS
-                count = min(BURST, FLOWS - place, PACKETS - sent)
+            while sent < packets:
+                place = sent % self.flows
+                count = min(BURST, self.flows - place, packets - sent)
                 done = libc.sendmmsg(out.fileno(), ctypes.byref(self.headers, place * size), count, 0)
                 if done < 0:
                     assert ctypes.get_errno() == errno.ENOBUFS
@@ -213,6 +215,9 @@ def exporters(folder: str) -> dict[str, Candidate]:
         found["softflowd"] = Candidate(SOFTFLOWD.format(port=PORT, folder=folder).split(), end=end)
     if shutil.which("pmacctd"):
         found["pmacctd"] = Candidate(["pmacctd", "-f", str(config)])
+    if rustflow := shutil.which(os.environ.get("RUSTFLOW", "rustflow")):
+        words = "export -i v --capture af-packet -H 127.0.0.1 --active-timeout 3600 --inactive-timeout 3600 -p"
+        found["RustFlow"] = Candidate([rustflow, *words.split(), str(PORT)])
     return found
 
 

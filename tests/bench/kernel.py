@@ -1,11 +1,12 @@
-"""What metering costs a packet, and what draining a million flows costs. Needs root.
+"""What metering costs a packet, by hook, packet and option, and what draining a million flows costs. Needs root.
 
-    sudo python tests/bench/kernel.py
+    sudo python tests/bench/kernel.py [kinds]
 
 The programs as they are loaded, on the maps of a Meter, run by the kernel's own test runs (BPF_PROG_TEST_RUN)
-on a TCP packet of 154 octets. What a test run of an empty program takes is part of the figures, except of
-"net". With many flows each run has another source address and comes by a tail call. A map that has been
-filled and drained lies in the memory in a random order, which costs more than a fresh one; both are shown.
+on a TCP packet of 154 octets, and on packets of all kinds (``kinds``: on these only). What a test run of an empty
+program takes is part of the figures, except of "net". With many flows each run has another source address and
+comes by a tail call. A map that has been filled and drained lies in the memory in a random order, which costs
+more than a fresh one; both are shown.
 """
 
 from __future__ import annotations
@@ -13,9 +14,19 @@ from __future__ import annotations
 import socket
 import statistics
 import struct
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+
+from scapy.contrib.mpls import MPLS
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop, IPv6ExtHdrRouting
+from scapy.layers.ipsec import ESP
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
+from scapy.layers.ppp import PPP, PPPoE
+from scapy.layers.vxlan import VXLAN
 
 from pyflowx.kernel import Meter, MeterConfig, syscall
 from pyflowx.kernel.compiler import compile_programs
@@ -27,6 +38,7 @@ DRAIN_BAR = 1.5  # s a million flows
 RUNS = 1 << 20
 ROUNDS = 7
 KINDS = {"xdp": (syscall.PROG_TYPE_XDP, "vary_xdp"), "ingress": (syscall.PROG_TYPE_SCHED_CLS, "vary_tc")}
+TYPES = {"xdp": syscall.PROG_TYPE_XDP, "ingress": syscall.PROG_TYPE_SCHED_CLS, "egress": syscall.PROG_TYPE_SCHED_CLS}
 PROG_ARRAY = 3
 
 
@@ -50,7 +62,7 @@ def varied(meter: Meter, hook: str, flows: int) -> Program:
 
 def empty(hook: str) -> Program:
     code = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = 2; exit
-    return Program.load(KINDS[hook][0], "empty", code, {})
+    return Program.load(TYPES[hook], "empty", code, {})
 
 
 def measure(program: Program, frame: bytes) -> list[int]:
@@ -101,13 +113,80 @@ def drain(meter: Meter, frame: bytes) -> None:
     row(f"swap and drain, {FLOWS[-1]} flows", figures, "s", DRAIN_BAR)
 
 
+def kinds() -> Iterator[tuple[str, bytes, dict[str, object]]]:
+    """(name, frame, what the meter is told)."""
+    v4 = IP(src="192.0.2.1", dst="198.51.100.2")
+    v6 = IPv6(src="2001:db8::1", dst="2001:db8::2")
+    ether, ports, data = (
+        Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02"),
+        {"sport": 40000, "dport": 443},
+        bytes(100),
+    )
+    tcp, udp = TCP(**ports) / data, UDP(**ports) / data
+    inner = UDP(dport=4789) / VXLAN(vni=5) / ether / v4 / tcp
+    frames = {
+        "TCP over IPv4": ether / v4 / tcp,
+        "UDP over IPv4": ether / v4 / udp,
+        "ICMP over IPv4": ether / v4 / ICMP() / data,
+        "ESP over IPv4": ether / v4 / ESP(spi=1, seq=1, data=data),
+        "IPv4 with 40 octets of options": ether / IP(options=[IPOption_NOP()] * 40) / tcp,
+        "first fragment": ether / IP(flags="MF") / udp,
+        "later fragment": ether / IP(frag=9, proto=17) / data,
+        "TCP over IPv6": ether / v6 / tcp,
+        "UDP behind 3 extension headers": ether
+        / v6
+        / IPv6ExtHdrHopByHop()
+        / IPv6ExtHdrDestOpt()
+        / IPv6ExtHdrRouting()
+        / udp,
+        "TCP behind 2 VLAN tags": ether / Dot1AD(vlan=5) / Dot1Q(vlan=6) / v4 / tcp,
+        "TCP behind 3 MPLS labels": ether / MPLS(s=0) / MPLS(s=0) / MPLS(s=1) / v4 / tcp,
+        "TCP in PPPoE": ether / PPPoE() / PPP(proto=0x21) / v4 / tcp,
+        "ARP, not metered": ether / ARP(hwsrc="02:00:00:00:00:01", psrc="192.0.2.1") / bytes(18),
+    }
+    for name, frame in frames.items():
+        yield name, bytes(frame), {}
+    plain = bytes(ether / v4 / tcp)
+    yield "TCP, --key ip", plain, {"key": "ip"}
+    yield "TCP, --key ether", plain, {"key": "ether"}
+    yield "TCP in VXLAN", bytes(ether / v4 / inner), {}
+    yield "TCP in VXLAN, --tunnels", bytes(ether / v4 / inner), {"tunnels": True}
+    yield "TCP, --tunnels", plain, {"tunnels": True}
+    yield "TCP, --filter 'tcp port 443'", plain, {"filter": "tcp port 443"}
+    yield "TCP, --filter 'udp': left out", plain, {"filter": "udp"}
+    yield "TCP, 1 in 100", plain, {"sampling_interval": 100}
+    yield "TCP, 1 in 100 by chance", plain, {"sampling_interval": 100, "sampling_random": True}
+    yield "TCP, one collector left out", plain, {"exclude": ((bytes(16), 4739),)}
+
+
+def by_kind() -> None:
+    hooks = ("xdp", "ingress", "egress")
+    idle = {hook: min(measure(program, packet())) for hook in hooks if (program := empty(hook))}
+    print(f"\n{'best ns a packet of a flow that is there':<42}" + "".join(f"{hook:>10}" for hook in hooks))
+    print(f"{'empty program':<42}" + "".join(f"{idle[hook]:>10}" for hook in hooks))
+    told: dict[str, object] = {}
+    with ExitStack() as stack:
+        meter = None
+        for name, frame, options in kinds():
+            if meter is None or options != told:
+                stack.close()
+                meter, told = stack.enter_context(Meter(MeterConfig(["lo"], max_flows=1 << 12, **options))), options
+            programs = [meter._programs.load(hook) for hook in hooks]
+            best = [min(measure(program, frame)) for program in programs]
+            print(f"{name:<42}" + "".join(f"{figure:>10}" for figure in best), flush=True)
+
+
 def main() -> None:
+    if "kinds" in sys.argv[1:]:
+        by_kind()
+        return
     print(f"{'':<32}{'best':>8}{'median':>8}{'net':>8}  {'':<10}{'bar':>6}")
     for hook in KINDS:
         with Meter(MeterConfig(["lo"], max_flows=1 << 20)) as meter:
             packets(meter, hook, packet())
             if hook == "xdp":
                 drain(meter, packet())
+    by_kind()
 
 
 if __name__ == "__main__":

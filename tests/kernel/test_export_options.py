@@ -255,6 +255,9 @@ def test_biflows(stack):
         (("--protocol", "netflow5", "--time-unit", "ns"), "--time-unit"),
         (("--protocol", "netflow5", "--observation-domain-id", "70000"), "--observation-domain-id"),
         (("--user", "no-such-user"), "--user"),
+        (("--clip-length", "64"), "--clip-length"),
+        (("--sampling-random",), "--sampling-random"),
+        (("--mode", "packet", "--max-flows", "100"), "--max-flows"),
     ],
 )
 def test_combinations_that_mean_nothing(words, option):

@@ -141,7 +141,7 @@ class Kernel:
 
 def test_no_buffers_are_counted_and_partial_sends_continued(monkeypatch: pytest.MonkeyPatch) -> None:
     datagrams = [b"%d" % number for number in range(8)]
-    script = [errno.ENOBUFS, 0, errno.EINTR, errno.ENOBUFS, errno.ECONNREFUSED, 0, errno.ENETUNREACH, errno.ENETUNREACH]
+    script = [errno.ENOBUFS, 0, errno.EINTR, errno.ENOBUFS, errno.ECONNREFUSED, 0, *[errno.ENETUNREACH] * 3]
     with UdpReceiver([("127.0.0.1", 0)]) as receiver, UdpSender(receiver.addresses) as sender:
         monkeypatch.setattr(udp, "_sendmmsg", Kernel(script))
         sender.send(PacketBatch.of(datagrams))
@@ -150,6 +150,30 @@ def test_no_buffers_are_counted_and_partial_sends_continued(monkeypatch: pytest.
         (counts,) = sender.counts
         assert (counts.sent, counts.lost, counts.reports) == (5, 3, 1)
         assert counts.last_error == "Network is unreachable"
+
+
+def test_a_patient_sender_waits_for_a_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, no_route = udp.connect, [True]
+
+    def connect(host: str, port: int) -> socket.socket:
+        if not no_route[0]:
+            return real(host, port)
+        raise ConfigError("no route") from OSError(errno.ENETUNREACH, "")
+
+    monkeypatch.setattr(udp, "connect", connect)
+    with UdpReceiver([("127.0.0.1", 0)]) as receiver:
+        with pytest.raises(ConfigError):
+            UdpSender(receiver.addresses)
+        with UdpSender(receiver.addresses, patient=True) as sender:
+            sender.look()
+            sender.send(PacketBatch.of([b"1", b"2"]))
+            no_route.clear()
+            no_route.append(False)
+            sender.send(PacketBatch.of([b"3"]))
+            assert received(receiver, 1) == [b"3"]
+            (counts,) = sender.counts
+            assert (counts.sent, counts.lost, counts.reports, counts.reconnects) == (1, 2, 0, 1)
+            assert counts.last_error == "Network is unreachable"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "1.2.3.4.5", ""])

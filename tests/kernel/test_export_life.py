@@ -1,0 +1,61 @@
+"""``pyflowx export`` while the network around it changes, each as a process on a real link."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pyflowx.collectview import address_text
+from pyflowx.decoded import Reason
+from pyflowx.live import FeedReader
+
+spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))
+exports = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(exports)
+demo, HERE, THERE = exports.demo, exports.HERE, exports.THERE
+stack = exports.stack
+
+pytestmark = pytest.mark.kernel
+
+
+def address(verb, text):
+    demo.run("ip", "-n", HERE, "address", verb, text, "dev", "mgmt")
+
+
+def lost(path):
+    with FeedReader(path) as reader:
+        return next(iter(reader))["collectors"][0]["lost"]
+
+
+def test_a_way_to_the_collector_that_comes_later_and_changes(stack, tmp_path):
+    """Without a route at the start, then from one address, then from another."""
+    address("del", "198.51.100.1/24")
+    collector = exports.Collector(stack)
+    program = exports.export(
+        stack, "--inactive-timeout", "1", "--template-refresh-rate", "3600", "--live", f"{tmp_path}/feed"
+    )
+    demo.link_up()
+    exports.listen(stack, HERE, "192.0.2.1", [5000, 5001, 5002])
+    feeds = [exports.talk(stack, THERE, "192.0.2.1", [port]) for port in (5000, 5001, 5002)]
+    told = lambda: collector.per_port("ingressInterface")[0]  # noqa: E731
+    feeds[0].send(exports.payloads(10, 3))
+    exports.wait_until(lambda: lost(f"{tmp_path}/feed") > 1)
+    address("add", "198.51.100.1/24")
+    feeds[1].send(exports.payloads(10, 4))
+    exports.wait_until(lambda: told()[5001])
+    address("del", "198.51.100.1/24")
+    address("add", "198.51.100.7/24")
+    feeds[2].send(exports.payloads(10, 5))
+    program.end()
+    exports.wait_until(lambda: told()[5002])
+    held = [problem for problem in collector.problems if problem[2] == Reason.HELD_DATA]  # from the new address
+    collector.problems = [problem for problem in collector.problems if problem not in held]
+    collector.end()
+    assert len(held) <= 2
+    assert told() == Counter({5001: 4, 5002: 5})
+    senders = {address_text(octets.tobytes()) for decoded in collector.decoded for octets in decoded.messages.exporter}
+    assert senders == {"198.51.100.1", "198.51.100.7"}
+    assert any("Network is unreachable" in line for line in program.messages)
