@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from typing import Protocol as Interface
 
 import numpy as np
@@ -21,6 +21,7 @@ from pyflowx.batch import PacketBatch
 from pyflowx.common import CommonBatch, to_common
 from pyflowx.counters import Counters
 from pyflowx.decoded import Decoded, Problems
+from pyflowx.errors import SinkError
 from pyflowx.sinks import Sink
 from pyflowx.sinks.target import ReaderGoneError
 from pyflowx.wire import Decoder
@@ -64,6 +65,21 @@ def pieces(packets: PacketBatch) -> Iterator[PacketBatch]:
         yield packets.take(slice(first, end))
 
 
+Item = TypeVar("Item")
+
+
+def each(items: Iterable[Item], take: Callable[[Item], None]) -> None:
+    """``take`` each of them, after an error too: a sink counts what it is given and cannot write. Then the error."""
+    problem: SinkError | None = None
+    for item in items:
+        try:
+            take(item)
+        except SinkError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+
+
 def consume_common(
     sink: Takes,
     convert: Callable[[Decoded], list[CommonBatch]] = to_common,
@@ -71,13 +87,12 @@ def consume_common(
 ) -> Consume:
     """Decoded to flows in the common schema, with the columns of tables, into a sink."""
 
-    def consume(decoded: Decoded) -> None:
-        for batch in convert(decoded):
-            for enrichment in enrichments:
-                batch.columns.update(enrichment.apply(batch.columns))
-            sink.write(batch)
+    def write(batch: CommonBatch) -> None:
+        for enrichment in enrichments:
+            batch.columns.update(enrichment.apply(batch.columns))
+        sink.write(batch)
 
-    return consume
+    return lambda decoded: each(convert(decoded), write)
 
 
 class Collector:
@@ -110,7 +125,8 @@ class Collector:
         """Take what has arrived until now, then end."""
         if self._stopped_ns is None:
             self._stopped_ns = time.time_ns()
-            os.eventfd_write(self.wake_fd, 1)
+            if self.wake_fd >= 0:  # a signal may come when all is closed
+                os.eventfd_write(self.wake_fd, 1)
 
     def soon(self, function: Callable[[], object]) -> None:
         """Call it between two batches, a second from now at most. For signal handlers and other threads."""
@@ -162,8 +178,7 @@ class Collector:
         self.counters.decode_seconds += middle - begin
         if self.observe is not None:
             self.observe(packets, decoded, problems)
-        for part in decoded:
-            self._consume(part)
+        each(decoded, self._consume)
         self.counters.output_seconds += time.perf_counter() - middle
 
     def close(self) -> None:

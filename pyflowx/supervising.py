@@ -167,10 +167,11 @@ class Supervisor:
             self._end(worker)
 
     def _write(self, message: Message) -> None:
-        if self._failure is not None:
-            return
         assert self._output is not None
         rows, note = message.value
+        if self._failure is not None:
+            self._output.miss(rows)
+            return
         try:
             self._output.adopt(rows, message.data, note)
         except SinkError as error:

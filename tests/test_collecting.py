@@ -147,6 +147,13 @@ def test_stop_takes_what_had_arrived_and_no_more() -> None:
         assert len(endless.left) == 1
 
 
+def test_a_signal_after_the_end_does_no_harm() -> None:
+    made = Collector(Decoder(), Discard(), lambda decoded: None)
+    made.close()
+    made.stop()
+    assert made.is_stopping
+
+
 def test_stop_wakes_the_source() -> None:
     with collector() as made:
         made.stop()

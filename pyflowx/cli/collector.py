@@ -101,7 +101,14 @@ def finish(collector: Collector, view: CollectorView) -> None:
     try:
         collector.close()
     finally:
+        tell_end(collector)
         summarise(view, [table.enrichment.table.unfit for table in view.tables])
+
+
+def tell_end(process: Collector | Supervisor) -> None:
+    """Why it ended, where nobody asked for it."""
+    if process.reader_gone:
+        say("the program that read the output has ended, so this is the end")
 
 
 def summarise(view: CollectorView, unfit: Sequence[int]) -> None:

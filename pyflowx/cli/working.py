@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from pyflowx.cli import enriching
-from pyflowx.cli.collector import assemble, conversion_of, on_signal, say, summarise, types_of_added, work
+from pyflowx.cli.collector import assemble, conversion_of, on_signal, say, summarise, tell_end, types_of_added, work
 from pyflowx.cli.decoding import Decoding
 from pyflowx.cli.inputs import Inputs, tell_listening
 from pyflowx.cli.log import LOG
@@ -150,6 +150,7 @@ class _Parent:
                 self._output.close()
         finally:
             self._view.refresh()
+            tell_end(self.supervisor)
             summarise(self._view, [table.enrichment.table.unfit for table in self._setup.tables])
 
     def _take(self, worker: Worker, message: Message) -> None:

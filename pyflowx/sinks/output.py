@@ -16,15 +16,16 @@ _RETRY_S = 1.0
 class Output(Generic[AnyBatch]):
     """A :class:`~pyflowx.sinks.Sink`. A :class:`~pyflowx.sinks.target.HiddenFile` gets its name when it is complete.
 
-    An error of the target is for the caller. But with ``report``, which takes a line about what goes wrong, a file that
-    can be appended to is tried again after a second; what comes meanwhile is ``lost``. So is one that somebody removes
-    begun anew.
+    An error of the target is for the caller; ``lost`` tells at the end what was given and not written. But with
+    ``report``, which takes a line about what goes wrong, a file that can be appended to is tried again after a second;
+    what comes meanwhile is ``lost``. So is one that somebody removes begun anew.
     """
 
     def __init__(self, encoder: Encoder[AnyBatch], target: Target, report: Callable[[str], None] | None = None) -> None:
         self.rows = 0
         self.octets = 0
         self.lost = 0
+        self._given = 0
         self._encoder, self._target = encoder, target
         self._report = report if encoder.appends and target.is_file else None
         if self._report is not None:
@@ -45,19 +46,26 @@ class Output(Generic[AnyBatch]):
             self._target.check_beginning(b"".join(bytes(octets) for _, octets in self._encoder.begin()))
 
     def write(self, batch: AnyBatch) -> None:
+        count = self._encoder.count(batch)
+        self._given += count
         if self._report is None:
             self._put(self._encoder.encode(batch))
         else:
-            self._put_patiently(self._encoder.count(batch), self._encoder.encode(batch), self._report)
+            self._put_patiently(count, self._encoder.encode(batch), self._report)
 
     def adopt(self, rows: int, data: Data, note: Any) -> None:
         """A piece of another encoder of this kind (:class:`~pyflowx.sinks.handover.Handover`)."""
+        self._given += rows
         pieces: Iterator[Piece] = iter([(rows, data)])
         if self._report is None:
             self._put(pieces)
         else:
             self._put_patiently(rows, pieces, self._report)
         self._encoder.adopt(rows, note)
+
+    def miss(self, rows: int) -> None:
+        """So many rows come too late to be written."""
+        self._given += rows
 
     def flush(self) -> None:
         if self._encoder.live:
@@ -93,6 +101,7 @@ class Output(Generic[AnyBatch]):
                 break
             except SinkError as error:
                 problem, is_whole = problem or error, False
+        self.lost = self._given - self.rows
         self._target.close(is_whole)
         if problem is not None:
             raise problem

@@ -537,6 +537,7 @@ def test_a_full_disk_without_windows_ends_with_status_4(small_disk: Path, name: 
             time.sleep(0.02)
             if name == "parquet" and run.sent > 300_000:
                 run.process.send_signal(signal.SIGINT)
+                break
         status, said = run.wait()
     assert status == SinkError.exit_code, said
     assert "No space left on device" in said and str(path) in said
@@ -621,4 +622,7 @@ def test_a_program_that_reads_and_ends(tmp_path: Path) -> None:
                 run.send(100_000)
             status, said = run.wait()
         assert status == 0, said
-        assert "Traceback" not in said
+        assert "Traceback" not in said and "the program that read the output has ended" in said
+        decoded = int(re.search(r"messages, (\d+) flows", said)[1])  # type: ignore[index]
+        rows, lost = re.search(r"(\d+) rows, \d+ octets written, (\d+) rows lost", said).groups()  # type: ignore[union-attr]
+        assert int(rows) + int(lost) == decoded
