@@ -9,7 +9,7 @@ PREFIX := /opt/pyflowx
 BIN := /usr/local/bin
 
 RUN_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev python3-bpfcc linux-headers-amd64 iproute2
-TEST_PACKAGES := clang clang-format bpftool ethtool tcpdump tshark softflowd nfdump pmacct tcpreplay iperf3 iputils-ping protobuf-compiler chromium
+TEST_PACKAGES := clang clang-format bpftool ethtool tcpdump tshark softflowd nfdump pmacct tcpreplay iperf3 iputils-ping protobuf-compiler chromium tmux
 
 help:
 	@echo 'make demo      two network namespaces, an exporter, a collector: flows on the screen, totals compared'

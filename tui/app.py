@@ -6,7 +6,7 @@ import os
 import select
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,7 +68,7 @@ _KEYS: tuple[tuple[str, str, str, bool], ...] = (
     ("source(1)", "right_square_bracket", "Next source", False),
     ("source(-1)", "left_square_bracket", "Previous source", False),
     ("theme", "t", "Theme", False),
-    ("command_palette", "colon", "Commands", False),
+    ("command_palette", "colon,ctrl+p", "Commands", False),
     *playback.KEYS,
     ("help", "question_mark", "Help", True),
     ("quit", "q", "Quit", True),
@@ -119,6 +119,7 @@ class PyflowxApp(playback.Playback, App[None]):
         self.filter_bar = FilterBar(History(history))
         self._came_from: str | None = None
         self._lines: dict[str, object] = {}
+        self._reading: set[int] = set()  # sources of which a snapshot is being taken
         self._first, self._first_filter = screen, filter
 
     # -- what is shown -----------------------------------------------------------------------------------------------
@@ -178,16 +179,29 @@ class PyflowxApp(playback.Playback, App[None]):
     def poll(self) -> None:
         """Take what the sources have; show it, unless the view stands still."""
         for place, state in enumerate(self.states):
-            evicted = state.store.evicted
-            if not state.poll() or place != self.current or place in self.frozen:
-                continue
-            if state.store.evicted != evicted:  # rows have other places now: nothing may be drawn before
-                self.view.refresh_from(state)
-            else:  # a key that was pressed meanwhile goes first
-                self.call_later(self._show_news, state)
+            if place not in self._reading:
+                self._read(place, state.steps())
         self.watch_recordings()
         with suppress(NoMatches):  # when the application ends, its widgets go first
             self._chrome()
+
+    def _read(self, place: int, steps: Iterator[bool]) -> None:
+        """A step of what a source has. A key that was pressed meanwhile goes before the next one."""
+        state = self.states[place]
+        store, evicted = state.store, state.store.evicted
+        news = next(steps, None)
+        if news is None:
+            self._reading.discard(place)
+            return
+        if place == self.current and place not in self.frozen:
+            if (
+                state.store is not store or store.evicted != evicted
+            ):  # rows have other places now: nothing may be drawn before
+                self.view.refresh_from(state)
+            elif news:
+                self.call_later(self._show_news, state)
+        self._reading.add(place)
+        self.call_later(self._read, place, steps)
 
     def _show_news(self, state: State) -> None:
         if state is self.state:

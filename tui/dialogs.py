@@ -21,6 +21,13 @@ from .table import ColumnSpec, Rows, Table
 BACK = Binding("escape,q", "dismiss", "Back", id="back")
 
 
+class PickerInput(Input):
+    """Space is not typed: it marks."""
+
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        return key != "space" and super().check_consume_key(key, character)
+
+
 class Picker(ModalScreen[tuple[str, ...]]):
     """A choice of up to ``most`` of ``choices`` ((name, title), in the order they were chosen).
 
@@ -47,7 +54,7 @@ class Picker(ModalScreen[tuple[str, ...]]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static(Content(self.heading), classes="heading")
-            yield Input(placeholder="type to search", compact=True)
+            yield PickerInput(placeholder="type to search", compact=True)
             yield OptionList(compact=True)
             keys = "Space marks, in order of levels · " if self.most > 1 else ""
             yield Static(Content(f"{keys}Enter takes · Esc goes back"), classes="hint")

@@ -45,7 +45,7 @@ def write(batches: Sequence[CommonBatch], form: str, path: str) -> tuple[int, Pa
 
 def _encoder(form: str, batches: Sequence[CommonBatch]) -> Encoder[CommonBatch]:
     types = {name: column.type for batch in batches for name, column in batch.columns.items()}
-    if set(types) & {"bytes", "src_addr"}:  # flows: with all columns of the schema, and those of enrichment
+    if {"flow_type", "bytes", "packets"} <= set(types):  # flows: with all columns of the schema, and of enrichment
         extra = {name: type for name, type in types.items() if name not in TYPES}
         return {"csv": lambda: CommonCsv(extra), "parquet": lambda: CommonParquet(extra), "json": CommonNdjson}[form]()
     only = [Field(name, type) for name, type in types.items()]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from .record import Recorder
-from .store import FlowStore
+from .store import PART, FlowStore
 
 Snapshot = Mapping[str, Any]
 DATAGRAMS = 300  # the last ones, with their octets
 HISTORY = 600  # snapshots whose small sections are kept: ten minutes of a live feed
+STEP_FLOWS = PART
 _KEPT = (
     "number",
     "dropped",
@@ -62,21 +63,30 @@ class State:
 
     def poll(self) -> bool:
         """Take what the source has; whether there was something."""
+        return any(list(self.steps()))
+
+    def steps(self) -> Iterator[bool]:
+        """Take what the source has in steps of some milliseconds, so that keys can be answered between them: False
+        while there is more, True in the end if there was something."""
         found = self.source.poll()
         generation = getattr(self.source, "generation", 0)
         if generation != self.generation:
             self._begin_anew(generation)
+        taken = 0
         for snapshot in found:
             self.record(snapshot)
+            for flows in self.store.add_parts(snapshot.get("flows") or {}, int(snapshot.get("time_ns", 0))):
+                taken += flows
+                if taken >= STEP_FLOWS:
+                    taken = 0
+                    yield False
             self.previous, self.snapshot = self.snapshot, snapshot
-            if "flows" in snapshot:
-                self.store.add(snapshot["flows"], int(snapshot.get("time_ns", 0)))
             for datagram in snapshot.get("datagrams", ()):
                 self.datagrams.append((self.datagrams[-1][0] + 1 if self.datagrams else 1, datagram))
             self.history.append({name: snapshot[name] for name in _KEPT if name in snapshot})
         if found:
             self.received_ns = time.time_ns()
-        return bool(found)
+            yield True
 
     def record(self, snapshot: Snapshot) -> None:
         """Into the recording that is being made, if one is."""

@@ -31,6 +31,7 @@ _REVERSED: Final = ("sampler_address", "proto")
 _DTYPES: Final = {"u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "time": np.int64}
 _DTYPES_MORE: Final = {"mac": np.uint64, "i64": np.int64, "f64": np.float64}
 TYPES: Final = {column.name: column.type for column in TABLE}
+PART: Final = 16_384
 _LEAST = 256
 _NOTHING = np.zeros(1, np.uint64)
 _OWN: Final = {
@@ -181,6 +182,11 @@ class FlowStore:
     def add(self, section: Mapping[str, Any], time_ns: int) -> None:
         """The section ``flows`` of a snapshot: ``rows`` (JSON objects), or ``batches`` (CommonBatch) from a collector
         in this process, and the counts of all that passed."""
+        for _ in self.add_parts(section, time_ns):
+            pass
+
+    def add_parts(self, section: Mapping[str, Any], time_ns: int) -> Iterator[int]:
+        """The same, :data:`PART` flows at a time; how many they were."""
         self._advance(time_ns)
         for name in self.totals:
             self.totals[name] += int(section.get(name, 0))
@@ -188,8 +194,10 @@ class FlowStore:
         if section.get("rows"):
             batches = [columns_of_rows(section["rows"], self.types)]
         for batch in batches:
-            if len(batch):
-                self._add_batch(batch)
+            for first in range(0, len(batch), PART):
+                part = batch if len(batch) <= PART else part_of(batch, first, min(first + PART, len(batch)))
+                self._add_batch(part)
+                yield len(part)
 
     def _advance(self, time_ns: int) -> None:
         self.time_ns = max(time_ns, self.time_ns)
@@ -338,6 +346,17 @@ class FlowStore:
             history[:, : len(rows)] = history[:, rows]
         self.n = len(rows)
         self._index = Index(self.own("hash").copy())
+
+
+def part_of(batch: CommonBatch, first: int, last: int) -> CommonBatch:
+    """Some rows; no column is copied."""
+    columns = {
+        name: column._replace(
+            values=column.values[first:last], valid=None if column.valid is None else column.valid[first:last]
+        )
+        for name, column in batch.columns.items()
+    }
+    return CommonBatch(columns, last - first)
 
 
 class QueryColumns(Mapping[str, Any]):

@@ -25,17 +25,17 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo() -> Callable[[], list[Source]]:
-    """The sources of the seeded demo: a minute of snapshots at once."""
+def demo() -> Callable[..., list[Source]]:
+    """The sources of the seeded demo: so many snapshots at once, a minute of them at most."""
     made = [(source.name, source.hello or {}, source.poll()) for source in demo_sources(1, FIXED_NS)]
-    return lambda: [ListSource(*each) for each in made]
+    return lambda seconds=12: [ListSource(name, hello, found[-seconds:]) for name, hello, found in made]
 
 
 @pytest.fixture
-def make_app(demo: Callable[[], list[Source]]) -> Callable[..., PyflowxApp]:
-    def make(sources: list[Source] | None = None, **options: Any) -> PyflowxApp:
+def make_app(demo: Callable[..., list[Source]]) -> Callable[..., PyflowxApp]:
+    def make(sources: list[Source] | None = None, seconds: int = 12, **options: Any) -> PyflowxApp:
         settings = options.pop("settings", Settings(theme="textual-dark"))
-        return PyflowxApp(demo() if sources is None else sources, settings, **options)
+        return PyflowxApp(demo(seconds) if sources is None else sources, settings, **options)
 
     return make
 

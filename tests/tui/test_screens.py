@@ -35,7 +35,7 @@ def test_screens(width: int, drive: Drive, picture: Callable[[PyflowxApp, str], 
                 different.append(view.title)
         assert not different
 
-    drive(steps, size=(width, HEIGHT))
+    drive(steps, size=(width, HEIGHT), seconds=60)
 
 
 def test_what_keys_open(drive: Drive, picture: Callable[[PyflowxApp, str], bool]) -> None:
@@ -49,7 +49,7 @@ def test_what_keys_open(drive: Drive, picture: Callable[[PyflowxApp, str], bool]
             await pilot.press("escape")
         assert not different
 
-    drive(steps, size=(100, HEIGHT))
+    drive(steps, size=(100, HEIGHT), seconds=60)
 
 
 @pytest.mark.parametrize("theme", ["ansi-dark", "textual-light"])
