@@ -205,7 +205,7 @@ ADVICE = {
     ("collect", "backlog"): "raise net.core.netdev_max_backlog; spread the card's queues over more CPUs",
     ("collect", "socket"): "a larger --recv-buffer takes longer bursts; if it is always full, write less: -s, --column",
     ("collect", "gate"): "no export messages, or of exporters that may not send: the lines below say whose",
-    ("collect", "af_xdp"): "frames came faster than they were read: more queues (ethtool -L), or --workers",
+    ("collect", "af_xdp"): "a larger --recv-buffer takes longer bursts; more queues (ethtool -L) feed more --workers",
     ("collect", "decoder"): "the problems below say what was not read, and whose it was",
     ("collect", "output"): "the log says what the target refused; make room, or give another",
     ("export", "hook"): "packets that end inside their headers; in packet mode: no room to hand them over",

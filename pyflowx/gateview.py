@@ -70,9 +70,12 @@ class GateView:
         total = self.total()
         stages = [Stage("gate", "datagrams", total["passed"] + total["redirected"], self.dropped())]
         if rows := self.sockets():
-            lost = sum(row[name] for row in rows for name in XDP_LOSSES)
-            stages.append(Stage("af_xdp", "datagrams", sum(row["received"] for row in rows), lost))
+            stages.append(Stage("af_xdp", "datagrams", sum(row["received"] for row in rows), self.lost()))
         return stages
+
+    def lost(self) -> int:
+        """At AF_XDP sockets."""
+        return sum(row[name] for row in self.sockets() for name in XDP_LOSSES)
 
     def exporters(self) -> list[tuple[str, Source]]:
         """Those with most refused and most passed datagrams, and all others together."""

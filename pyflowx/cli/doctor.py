@@ -72,6 +72,7 @@ def _table(found: Sequence[Check]) -> Iterator[str]:
 
 def _report(process: Process) -> Iterator[str]:
     from pyflowx.doctor import ADVICE
+    from pyflowx.metrics import XDP_LOSSES
 
     yield ""
     if process.snapshot is None:
@@ -92,6 +93,10 @@ def _report(process: Process) -> Iterator[str]:
         if row["reasons"]:
             told = ", ".join(f"{name} {count}" for name, count in row["reasons"].items())
             yield f"  gate: {row['address']}: {told}"
+    for row in (process.snapshot.get("gate") or {}).get("queues") or ():
+        told = ", ".join(f"{name} {row[name]}" for name in XDP_LOSSES if row[name])
+        if told:
+            yield f"  AF_XDP socket of {row['interface']} queue {row['queue']}: {told}"
     for row in process.snapshot.get("domains", ()):
         if row["lost"]:
             whose = f"{row['exporter']} {row['protocol']} domain {row['domain']}"

@@ -149,10 +149,11 @@ def _read(path: str) -> list[Prefix]:
 class _Redirection:
     """The AF_XDP sockets, by interface; none where they are not wanted, or cannot be."""
 
-    def __init__(self, gating: Gating) -> None:
+    def __init__(self, gating: Gating, recv_buffer: int) -> None:
         from pyflowx.transport.xsk import chunk_octets, frame_octets
 
         self.gate: Gate | None = None
+        self._octets = recv_buffer
         self.receiver: AfXdpReceiver | None = None
         self._sockets: dict[int, list[XskSocket]] = {}
         self._chunk = max(map(chunk_octets, gating.interfaces)) if gating.af_xdp else 0
@@ -169,7 +170,7 @@ class _Redirection:
         if not self._chunk or self.gate is None or at.ifindex in self._sockets:
             return
         try:
-            self._sockets[at.ifindex] = found = open_sockets(at.interface, at.ifindex, self._chunk)
+            self._sockets[at.ifindex] = found = open_sockets(at.interface, at.ifindex, self._chunk, self._octets)
         except KernelError as error:
             LOG.warning(f"{error}; what {at.interface} receives comes by the ordinary sockets")
             return
@@ -204,6 +205,7 @@ class RunningGate:
 
         self.gate, self._gating, self._redirection = gate, gating, redirection
         self.view: GateView = GateView(gate, self.reload, redirection.sockets)
+        self._lost = 0
 
     def start(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Look at datagrams to the sockets that there are."""
@@ -243,6 +245,10 @@ class RunningGate:
         for change in changes:
             told = f"gate on {change.interface}: {change.event}"
             LOG.warning(told + (f": {change.message}" if change.message else ""))
+        lost = self.view.lost()
+        if lost > self._lost:
+            LOG.warning(f"{lost - self._lost} datagrams lost at AF_XDP sockets: pyflowx doctor says why")
+        self._lost = lost
 
     def reload(self) -> None:
         """Read --allow-file again; what is wrong with it leaves the prefixes as they are."""
@@ -271,7 +277,7 @@ def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
     low = any(0 < port < _PRIVILEGED_PORTS for _, port in inputs.addresses)
     kept = [CAP_NET_BIND_SERVICE] * low + [CAP_NET_RAW] * gating.af_xdp
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the collector has its own: detach
-    with closing(_Redirection(gating)) as redirection:
+    with closing(_Redirection(gating, inputs.recv_buffer)) as redirection:
         config = gating.config(inputs, redirection.frame_length)
         with Gate(config, redirection.attached, redirection.gone) as gate:
             redirection.gate = gate

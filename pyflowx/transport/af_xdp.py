@@ -19,7 +19,7 @@ from pyflowx.batch import I32, I64, U8, U16, V4_MAPPED, Array, PacketBatch
 from pyflowx.transport.udp import UdpReceiver
 from pyflowx.transport.xsk import BAD_CHECKSUM, RECEIVED, UNREADABLE, XskSocket
 
-_PAUSE_S = 0.002  # the error of received_ns
+_PAUSE_S = 0.005  # the error of received_ns
 _ENOUGH = 2048  # frames of a socket that are read at once
 _FULL = 0.25  # of the ordinary socket: time to read it
 _HEADERS = 14 + 2 * 4 + 60 + 8  # octets, at most: Ethernet, tags, IPv4 with options, UDP
@@ -39,7 +39,7 @@ class _Part(NamedTuple):
 
 class AfXdpReceiver:
     """AF_XDP sockets and the ordinary ones as one source. ``receive`` as of
-    :class:`~pyflowx.transport.udp.UdpReceiver`; ``received_ns`` of what comes by AF_XDP is up to 2 ms late."""
+    :class:`~pyflowx.transport.udp.UdpReceiver`; ``received_ns`` of what comes by AF_XDP is up to 5 ms late."""
 
     def __init__(self, udp: UdpReceiver, sockets: Sequence[XskSocket], wake_fd: int | None = None) -> None:
         self._udp, self._wake_fd = udp, wake_fd

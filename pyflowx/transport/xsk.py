@@ -36,8 +36,8 @@ _USE_NEED_WAKEUP, _NEED_WAKEUP, _ZERO_COPY = 1 << 3, 1, 1
 HEADROOM = 256  # that the kernel leaves in front of a frame (XDP_PACKET_HEADROOM)
 _SPARE = 4  # octets behind a frame, so that it can be summed in words
 _LINK_OCTETS = 14 + 2 * 4  # of Ethernet and two tags
-FRAMES = 4096  # of a socket: 85 ms of 48,000 datagrams a second
-_MANY_QUEUES = 8
+_LEAST, _MOST = 1024, 1 << 16  # frames of a socket
+_MANY_QUEUES = 8  # more share the memory of so many
 _RUNS = 32  # of rows that follow each other: more are not copied one by one
 _STATISTIC_NAMES = ("rx_dropped", "rx_invalid_descs", "", "rx_ring_full", "rx_fill_ring_empty_descs", "")
 _DESCRIPTOR = np.dtype([("address", np.uint64), ("length", np.uint32), ("options", np.uint32)])
@@ -105,16 +105,16 @@ class _Ring:
 class XskSocket:
     """A socket of one receive queue; ``fd`` is for the map of the program that redirects.
 
-    KernelError where there is no AF_XDP, or none for this queue. Takes ``FRAMES`` times ``chunk`` octets of memory,
-    half of it where the interface has many ``queues``.
+    KernelError where there is no AF_XDP, or none for this queue. ``size`` (a power of 2) frames of ``chunk`` octets
+    are its memory.
     """
 
-    def __init__(self, interface: str, ifindex: int, queue: int, queues: int = 1, chunk: int = 2048) -> None:
+    def __init__(self, interface: str, ifindex: int, queue: int, size: int = 4096, chunk: int = 2048) -> None:
         self.interface, self.ifindex, self.queue, self.chunk = interface, ifindex, queue, chunk
         self._looked: dict[str, Any] = {}
         self._room: U8 = np.empty(0, np.uint8)
         self._used = 0
-        self.size = FRAMES if queues <= _MANY_QUEUES else FRAMES // 2
+        self.size = size
         if platform.machine() != "x86_64" or sys.byteorder != "little":
             raise KernelError(f"AF_XDP is supported on x86-64 only, this is {platform.machine()}")
         self._stack = ExitStack()
@@ -236,10 +236,13 @@ class XskSocket:
         self.close()
 
 
-def open_sockets(interface: str, ifindex: int, chunk: int) -> list[XskSocket]:
-    """One for each receive queue of an interface, or KernelError."""
+def open_sockets(interface: str, ifindex: int, chunk: int, octets: int) -> list[XskSocket]:
+    """One for each receive queue of an interface, or KernelError. ``octets``: of memory, about, for each (of more than
+    eight: for eight together)."""
     queues = receive_queues(interface)
+    frames = octets * min(queues, _MANY_QUEUES) // queues // chunk
+    size = min(_MOST, max(_LEAST, 1 << max(0, frames.bit_length() - 1)))
     with ExitStack() as on_error:
-        found = [on_error.enter_context(XskSocket(interface, ifindex, queue, queues, chunk)) for queue in range(queues)]
+        found = [on_error.enter_context(XskSocket(interface, ifindex, queue, size, chunk)) for queue in range(queues)]
         on_error.pop_all()
     return found

@@ -24,7 +24,7 @@ from pyflowx.errors import KernelError
 from pyflowx.kernel.gate import GateConfig
 from pyflowx.transport.af_xdp import AfXdpReceiver
 from pyflowx.transport.udp import UdpReceiver
-from pyflowx.transport.xsk import FRAMES, XskSocket, chunk_octets, frame_octets, open_sockets, receive_queues
+from pyflowx.transport.xsk import XskSocket, chunk_octets, frame_octets, open_sockets, receive_queues
 
 spec = importlib.util.spec_from_file_location("gate_collect", Path(__file__).with_name("test_gate_collect.py"))
 gate_collect = importlib.util.module_from_spec(spec)
@@ -32,6 +32,8 @@ spec.loader.exec_module(gate_collect)
 Collecting, PORT, v5 = gate_collect.Collecting, gate_collect.PORT, gate_collect.v5
 
 pytestmark = pytest.mark.kernel
+
+FRAMES = 4096  # of a socket
 
 ETH = Ether(src="02:00:00:00:00:02", dst="02:00:00:00:00:01")
 V4, V6 = IP(src="10.9.0.2", dst="10.9.0.1"), IPv6(src="fd09::2", dst="fd09::1")
@@ -55,7 +57,7 @@ class Ways:
             self.udp = stack.enter_context(UdpReceiver([("::", PORT)], recv_buffer=8 << 20))
             (at,) = self.gate.attach()
             assert at.hook == "xdp"
-            self.sockets = open_sockets("v", at.ifindex, chunk)
+            self.sockets = open_sockets("v", at.ifindex, chunk, FRAMES * chunk)
             for each in self.sockets:
                 stack.callback(each.close)
                 self.gate.redirect("v", each.queue, each.fd)

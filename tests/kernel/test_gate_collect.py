@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -23,7 +26,7 @@ from pyflowx.kernel import syscall
 from pyflowx.kernel.links import Links
 from pyflowx.kernel.syscall import Program
 from pyflowx.live import FeedReader
-from pyflowx.privileges import needed
+from pyflowx.privileges import CAP_NET_RAW, needed
 
 pytestmark = pytest.mark.kernel
 
@@ -193,6 +196,22 @@ def test_prefixes_are_read_again_when_privileges_are_gone(wire, collect, sender,
     send()
     run.until(lambda: run.outcomes() == {"not_allowed": 1, "passed": 2})
     assert len(run.end()) == 2
+
+
+def test_it_runs_as_whom_it_is_told(wire, sender):
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        run = Collecting(wire, Path(folder), "--xdp", "v", "--af-xdp", "--xdp-mode", "enforce", "--user", "nobody")
+        with contextlib.closing(run):
+            with open(f"/proc/{run.process.pid}/status") as status:
+                said = dict(line.split(":\t", 1) for line in status.read().splitlines() if ":\t" in line)
+            assert set(said["Uid"].split()) == {str(pwd.getpwnam("nobody").pw_uid)}
+            assert int(said["CapEff"], 16) == needed(CAP_NET_RAW)
+            with wire.far:
+                sender([frame(v5(9)), frame(b"garbage")]).send()
+            run.until(lambda: run.outcomes() == {"redirected": 1, "bad_version": 1})
+            assert len(run.end()) == 1
+    assert wire.near.attached() == []
 
 
 def test_what_a_killed_collector_left_is_removed(wire, collect, sender):
