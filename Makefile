@@ -7,6 +7,8 @@ PYTHON := /usr/bin/python3
 VENV := .venv
 PREFIX := /opt/pyflowx
 BIN := /usr/local/bin
+# What is installed: this clone, or a wheel of it.
+FROM ?= .
 
 RUN_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev python3-bpfcc linux-headers-amd64 iproute2
 TEST_PACKAGES := clang clang-format bpftool ethtool tcpdump tshark softflowd nfdump pmacct tcpreplay iperf3 iputils-ping protobuf-compiler chromium tmux
@@ -14,6 +16,7 @@ TEST_PACKAGES := clang clang-format bpftool ethtool tcpdump tshark softflowd nfd
 help:
 	@echo 'make demo      two network namespaces, an exporter, a collector: flows on the screen, totals compared'
 	@echo 'make test      all tests (needs root for the kernel ones)'
+	@echo 'make vm        scenarios on three virtual machines (Vagrant, libvirt); make vm-matrix: with each kernel (QEMU)'
 	@echo 'make lint      ruff, mypy, import contracts, clang-format'
 	@echo 'make fuzz      every codec fuzzed with atheris for SECONDS (60) each'
 	@echo 'make bench     the benchmarks in tests/bench, one after the other'
@@ -48,6 +51,20 @@ demo: $(VENV)/.run
 test: $(VENV)/.test
 	$(SUDO) env $(if $(CI),CI=$(CI)) $(if $(PYFLOWX_VECTORS),PYFLOWX_VECTORS=$(PYFLOWX_VECTORS)) $(VENV)/bin/python -m pytest $(ARGS)
 
+# The matrix needs QEMU only. Both take root; nothing that they start outlives them.
+VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs rsync openssh-client iproute2 util-linux
+VAGRANT_PACKAGES := $(VM_PACKAGES) vagrant vagrant-libvirt libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients \
+	dnsmasq-base iptables nftables
+vm-tools:
+	@$(call apt,$(VAGRANT_PACKAGES))
+
+vm: $(VENV)/.test vm-tools
+	$(SUDO) tests/vm/run.sh vagrant 6.1
+
+vm-matrix: $(VENV)/.test
+	@$(call apt,$(VM_PACKAGES))
+	$(SUDO) tests/vm/run.sh qemu 5.10 6.1 6.12
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -71,8 +88,8 @@ soak: $(VENV)/.test
 
 install:
 	@$(call apt,$(RUN_PACKAGES))
-	@$(SUDO) $(PYTHON) -m venv $(PREFIX)
-	@$(SUDO) $(PREFIX)/bin/pip install -q --disable-pip-version-check --upgrade .
+	@[ -x $(PREFIX)/bin/pip ] || $(SUDO) $(PYTHON) -m venv $(PREFIX)
+	@$(SUDO) $(PREFIX)/bin/pip install -q --disable-pip-version-check --upgrade $(FROM)
 	@$(SUDO) ln -sfn $(PREFIX)/bin/pyflowx $(BIN)/pyflowx
 	@$(BIN)/pyflowx --version
 
@@ -90,4 +107,4 @@ uninstall:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test lint fuzz bench screenshots install uninstall clean
+.PHONY: help setup demo test vm vm-tools vm-matrix lint fuzz bench screenshots install uninstall clean

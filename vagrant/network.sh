@@ -1,0 +1,8 @@
+#!/bin/sh
+# network.sh ROLE: generator and collector reach each other through the exporter.
+set -eu
+case $1 in
+generator) ip route replace 192.168.58.0/24 via 192.168.57.20 ;;
+exporter) sysctl -qw net.ipv4.ip_forward=1 ;;
+collector) ip route replace 192.168.57.0/24 via 192.168.58.20 ;;
+esac
