@@ -116,7 +116,8 @@ class FilterBar(Vertical):
 
     def _hint(self, error: QueryError | None, submitted: bool) -> Content:
         between = self._typed[-1:].isspace()  # two words
-        if self._found and not (error is not None and (submitted or between)):
+        empty = not self._typed and self._chosen < 0
+        if self._found and not empty and not (error is not None and (submitted or between)):
             first = max(0, self._chosen - _SHOWN + 1)
             words = [
                 (f" {word} ", "reverse" if at == self._chosen else "$foreground-muted")
