@@ -15,6 +15,7 @@ from pyflowx.errors import KernelError
 from pyflowx.kernel import syscall
 from pyflowx.kernel.attaching import LinkChange, MeterHooks
 from pyflowx.kernel.config import MeterConfig
+from pyflowx.kernel.generations import Generations
 from pyflowx.kernel.layout import (
     FRAGMENT_KEY_LEN,
     FRAGMENT_LEN,
@@ -29,8 +30,6 @@ from pyflowx.kernel.links import Attachment
 from pyflowx.kernel.programs import SIDES, Programs
 from pyflowx.kernel.samples import PacketRing, PacketSamples
 from pyflowx.kernel.syscall import Map, ProgramInfo
-
-_FIRST = bytes(4)  # the only index of an array of one
 
 
 class Meter:
@@ -104,12 +103,7 @@ class Meter:
         A key with ``ip_version``, ``ethertype`` and MAC addresses 0 is the catch-all flow of its ifindex and
         direction (the packets of statistic ``map_full``): only the counters and times of its value have a meaning.
         """
-        quiet, ready = self._generations
-        for key in self._catch_all:
-            ready.update(key, bytes(self.value_dtype.itemsize))
-        self._flows.update(_FIRST, struct.pack("=I", ready.fd))
-        self._generations.reverse()
-        keys, values = quiet.drain(self.key_dtype, self.value_dtype)
+        keys, values = self._generations.drain(self._catch_all)
         count = len(keys)
         for hole in np.flatnonzero(values["packets"] == 0)[::-1].tolist():  # catch-all flows that caught nothing
             count -= 1
@@ -171,16 +165,13 @@ class Meter:
     def _make_maps(self) -> None:
         config = self.config
 
-        def make(kind: int, key_size: int, value_size: int, entries: int, name: str, inner: int = 0) -> Map:
-            return self._resources.enter_context(Map(kind, key_size, value_size, entries, name, inner=inner))
+        def make(kind: int, key_size: int, value_size: int, entries: int, name: str) -> Map:
+            return self._resources.enter_context(Map(kind, key_size, value_size, entries, name))
 
-        # Room for the catch-all flows, at most two of an interface. Preallocated: one insertion costs half as
-        # much, and each flow is inserted again in each tick; and no packet meets an allocation that fails.
-        entries = config.max_flows + 2 * len(config.interfaces)
-        sizes = self.key_dtype.itemsize, self.value_dtype.itemsize
-        self._generations = [make(syscall.MAP_TYPE_HASH, *sizes, entries, "pyflowx_flows") for _ in range(2)]
-        self._flows = make(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "pyflowx_active", self._generations[0].fd)
-        self._flows.update(_FIRST, struct.pack("=I", self._generations[0].fd))
+        # Room for the catch-all flows, at most two of an interface.
+        entries = (config.max_flows if config.mode == "flows" else 0) + 2 * len(config.interfaces)
+        self._generations = Generations(self.key_dtype, self.value_dtype, entries)
+        self._resources.callback(self._generations.close)
         slots = 2 * len(Statistic)
         self._statistics = make(syscall.MAP_TYPE_PERCPU_ARRAY, 4, STATISTIC_DTYPE.itemsize, slots, "pyflowx_stats")
         fragment = FRAGMENT_KEY_LEN, FRAGMENT_LEN, MAX_FRAGMENTS
@@ -194,7 +185,7 @@ class Meter:
             entry["address"] = np.frombuffer(address or bytes(16), np.uint8)
             own.update(struct.pack("=I", index), entry.tobytes())
         self._maps: dict[int, Map] = {
-            MapSlot.FLOWS: self._flows,
+            MapSlot.FLOWS: self._generations.map,
             MapSlot.STATISTICS: self._statistics,
             MapSlot.OWN_EXPORTS: own,
             MapSlot.FRAGMENTS: make(syscall.MAP_TYPE_LRU_HASH, *fragment, "pyflowx_frags"),
@@ -209,7 +200,7 @@ class Meter:
         key["ifindex"], key["direction"] = ifindex, side == "egress"
         self._catch_all[key.tobytes()] = ifindex
         with suppress(KernelError):
-            self._generations[0].update(key.tobytes(), bytes(self.value_dtype.itemsize))
+            self._generations.active.update(key.tobytes(), bytes(self.value_dtype.itemsize))
 
     def _drop_catch_all(self, ifindex: int) -> None:
         self._catch_all = {key: index for key, index in self._catch_all.items() if index != ifindex}
