@@ -27,8 +27,13 @@ from pyflowx.common import CommonBatch, CommonColumn
 from pyflowx.counters import Counters
 from pyflowx.decoded import Problems, Protocol, Reason
 from pyflowx.errors import ConfigError, SinkError
+from pyflowx.sinks.arrow import CommonArrow
+from pyflowx.sinks.csvtext import CommonCsv
 from pyflowx.sinks.discard import Discard
-from pyflowx.sinks.target import ReaderGoneError
+from pyflowx.sinks.ndjson import CommonNdjson
+from pyflowx.sinks.output import Output
+from pyflowx.sinks.parquet import CommonParquet
+from pyflowx.sinks.target import ReaderGoneError, Target
 from pyflowx.transport import sockets
 from pyflowx.wire import Decoder
 
@@ -87,6 +92,25 @@ def collector(sink: Any = None) -> Iterator[Collector]:
         yield made
     finally:
         made.close()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "gathers_longer"),
+    [(CommonNdjson, False), (CommonCsv, False), (CommonArrow, True), (CommonParquet, True)],
+)
+def test_batches_are_short_where_somebody_may_wait_for_a_row(
+    tmp_path: Path, encoder: type[Any], gathers_longer: bool
+) -> None:
+    class Asked(Batches):
+        def receive(self, timeout_s: float | None, linger_s: float) -> PacketBatch | None:
+            made.stop()
+            lingers.append(linger_s)
+            return None
+
+    lingers: list[float] = []
+    with collector(Output(encoder(), Target(str(tmp_path / "out")))) as made:
+        made.run(Asked())
+    assert lingers[0] > collecting.LINGER_S if gathers_longer else lingers[0] == collecting.LINGER_S
 
 
 def test_everything_is_counted() -> None:
