@@ -27,6 +27,15 @@ _UPTIME_WRAP = (1 << 32) * _MS  # sysUptime counts milliseconds in 32 bits: 49.7
 _TIME_LIMIT = 1 << 62  # far enough from the end of int64 to add and subtract
 
 
+class Joint(NamedTuple):
+    """What columns that a look-up gave together have in common: rows with equal ``records`` (int32, from -1 up to below
+    ``size``) are equal in all of them, for as long as ``table`` is the same object."""
+
+    records: Array
+    size: int
+    table: object
+
+
 class CommonColumn(NamedTuple):
     """n values; ``valid`` is a mask of those that are not null, None where all are.
 
@@ -38,6 +47,7 @@ class CommonColumn(NamedTuple):
     values: Array
     valid: Mask | None = None
     labels: Sequence[str | int | float] | None = None
+    joint: Joint | None = None
 
 
 class Facts:

@@ -140,6 +140,11 @@ class MmdbRecords:
         found = [kind or self._kind(path) for path, kind in zip(self._paths, kinds, strict=True)]
         self.dictionaries = [Dictionary(kind) for kind in found]
 
+    @property
+    def count(self) -> int:
+        """Of distinct records."""
+        return len(self._offsets)
+
     def codes(self, records: I32) -> list[I32]:
         """For each field the codes of some records, -1 for record -1."""
         found = [codes.take(records) for codes in self._codes]  # -1 is the last

@@ -16,7 +16,7 @@ from pyflowx.enrich.mmdb_records import MmdbRecords
 from pyflowx.enrich.options import EXACT, EnrichSpec
 from pyflowx.enrich.prefixes import PrefixIndex
 from pyflowx.enrich.values import FLOAT, INTEGER, TEXT, CellEncoder, Coded, Dictionary, Records
-from pyflowx.fill import CommonColumn
+from pyflowx.fill import CommonColumn, Joint
 
 # The types of common columns for the kinds of fields.
 _TYPES = {INTEGER: "i64", FLOAT: "f64", TEXT: "label"}
@@ -52,6 +52,10 @@ class Table:
             if key.valid is not None:
                 records = np.where(key.valid, records, np.int32(-1))
         return records
+
+    def joint(self, records: I32) -> Joint:
+        """What the fields of records have in common."""
+        return Joint(records, self._records.count, self)
 
     def take(self, records: I32, fields: Sequence[str]) -> list[Coded]:
         """Some fields of records."""
@@ -90,15 +94,16 @@ class Enrichment:
             self.looked_up += len(records)
             self.matched += int(np.count_nonzero(records >= 0))
             found = table.take(records, [field for field, _ in lookup.fields])
+            joint = table.joint(records) if len(found) > 1 else None
             for (_, output), coded in zip(lookup.fields, found, strict=True):
-                made[output] = _common(coded)
+                made[output] = _common(coded, joint)
         return made
 
 
-def _common(coded: Coded) -> CommonColumn:
+def _common(coded: Coded, joint: Joint | None) -> CommonColumn:
     valid = coded.codes >= 0
     dictionary = coded.dictionary
-    return CommonColumn(_TYPES[dictionary.kind], coded.codes, None if valid.all() else valid, dictionary.values)
+    return CommonColumn(_TYPES[dictionary.kind], coded.codes, None if valid.all() else valid, dictionary.values, joint)
 
 
 def load_table(spec: EnrichSpec, data: bytes, columns: Mapping[str, str], before: Table | None = None) -> Table:

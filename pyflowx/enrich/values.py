@@ -105,6 +105,11 @@ class Records:
         self._codes = [np.concatenate([column.codes[rows], none]) for column in fields]
         self.dictionaries = [column.dictionary for column in fields]
 
+    @property
+    def count(self) -> int:
+        """Of distinct records."""
+        return len(self._codes[0]) - 1
+
     def codes(self, records: I32) -> list[I32]:
         """For each field the codes of some records; record -1 has none (it stands behind the last)."""
         return [codes.take(records) for codes in self._codes]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from pyflowx.common import CommonBatch
-from pyflowx.fill import CommonColumn
 from pyflowx.sinks import Encoder, Piece
-from pyflowx.sinks.cells import TextCells, null
-from pyflowx.sinks.rows import Cell, RowWriter, cell
+from pyflowx.sinks.cells import TextCells
+from pyflowx.sinks.rows import RowWriter
 from pyflowx.sinks.schema import Field, fields
 
 
@@ -28,7 +27,7 @@ class CommonCsv(Encoder[CommonBatch]):
     def __init__(self, extra: Mapping[str, str] | None = None, *, only: Sequence[Field] | None = None) -> None:
         self._fields = fields(extra) if only is None else tuple(only)
         self._writer = RowWriter(b"", b",", b"\n", nulls=True)
-        self._cells = TextCells(csv_value, quoted=False)
+        self._cells = TextCells(csv_value, quoted=False, nulls=True)
 
     @property
     def header(self) -> bytes:
@@ -38,8 +37,5 @@ class CommonCsv(Encoder[CommonBatch]):
         yield 0, self.header
 
     def encode(self, batch: CommonBatch) -> Iterator[Piece]:
-        cells = tuple(self._cell(field.name, batch.columns.get(field.name), len(batch)) for field in self._fields)
-        return self._writer.chunks(cells, len(batch))
-
-    def _cell(self, name: str, column: CommonColumn | None, n: int) -> Cell:
-        return cell(b"", null(n)) if column is None else self._cells.cell(name, column)
+        named = ((field.name, batch.columns.get(field.name)) for field in self._fields)
+        return self._writer.chunks(self._cells.row(named, len(batch)), len(batch))

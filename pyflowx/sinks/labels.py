@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 
 from pyflowx.batch import I64, U8, Array
-from pyflowx.fill import CommonColumn
+from pyflowx.fill import CommonColumn, Joint
 from pyflowx.sinks.rows import SLACK, Value
 
 Label = TypeVar("Label")
+Column = TypeVar("Column", CommonColumn, CommonColumn | None)
+_NEW, _NOTHING = -2, -1  # codes of records: not met yet; without a text
+_MOST_RECORDS = 1 << 18  # of a table whose fields are rendered together: each record has a text of its own then
 
 
 class _Rendered(Generic[Label]):
@@ -63,3 +66,75 @@ class LabelTexts:
             render = self._render
             known = self._known[name] = _Rendered(column.labels, lambda label: lead + render(label))
         return Value("c", False, column.values, known.texts(), column.valid)
+
+
+def together(named: Iterable[tuple[str, Column]]) -> Iterator[list[tuple[str, Column]]]:
+    """The columns in their order; those side by side that :class:`JointTexts` can take in one list."""
+    run: list[tuple[str, Column]] = []
+    for name, column in named:
+        joint = _joint(column)
+        if run and (joint is None or _joint(run[-1][1]) is not joint):
+            yield run
+            run = []
+        run.append((name, column))
+    if run:
+        yield run
+
+
+def _joint(column: CommonColumn | None) -> Joint | None:
+    if column is None or column.joint is None or column.joint.size > _MOST_RECORDS:
+        return None
+    return column.joint if len(column.joint.records) == len(column.values) else None
+
+
+class _Records:
+    """The records of a table that were met, each with the text of all its fields."""
+
+    def __init__(self, joint: Joint) -> None:
+        self.table = joint.table
+        self.codes = np.full(joint.size + 1, _NEW, np.int32)  # the last is of record -1
+        self._texts: list[bytes] = []
+        self.rendered = _Rendered(self._texts, bytes)
+
+    def add(self, record: int, text: bytes | None) -> None:
+        self.codes[record] = _NOTHING if text is None else len(self._texts)
+        if text is not None:
+            self._texts.append(text)
+
+
+class JointTexts:
+    """Columns that a look-up gave together as one text, which each record of the table has once.
+
+    ``render``: the cell of a label by the name of its column. With ``nulls`` a null is an empty cell, else left out.
+    """
+
+    def __init__(self, render: Callable[[str, str | int | float], bytes], separator: bytes, *, nulls: bool) -> None:
+        self._render, self._separator, self._nulls = render, separator, nulls
+        self._known: dict[str, _Records] = {}
+
+    def value(self, named: Sequence[tuple[str, CommonColumn]]) -> Value:
+        """How the row writer is to render the columns of a run of :func:`together`."""
+        name, joint = named[0][0], named[0][1].joint
+        assert joint is not None
+        known = self._known.get(name)
+        if known is None or known.table is not joint.table:
+            known = self._known[name] = _Records(joint)
+        codes = known.codes.take(joint.records)
+        new = np.flatnonzero(codes == _NEW)
+        if len(new):
+            records, first = np.unique(joint.records[new], return_index=True)
+            for record, row in zip(records.tolist(), new[first].tolist(), strict=True):
+                known.add(record, self._text(named, row))
+            codes = known.codes.take(joint.records)
+        valid = codes >= 0
+        return Value("c", False, codes, known.rendered.texts(), None if valid.all() else valid)
+
+    def _text(self, named: Sequence[tuple[str, CommonColumn]], row: int) -> bytes | None:
+        cells = []
+        for name, column in named:
+            assert column.labels is not None
+            if column.valid is None or column.valid[row]:
+                cells.append(self._render(name, column.labels[column.values[row]]))
+            elif self._nulls:
+                cells.append(b"")
+        return self._separator.join(cells) if cells else None

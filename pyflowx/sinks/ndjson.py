@@ -22,9 +22,7 @@ class CommonNdjson(Encoder[CommonBatch]):
 
     def __init__(self) -> None:
         self._writer = RowWriter(b"{", b",", b"}\n")
-        self._cells = TextCells(json_value, quoted=True)
+        self._cells = TextCells(json_value, quoted=True, lead=json_key)
 
     def encode(self, batch: CommonBatch) -> Iterator[Piece]:
-        named = batch.columns.items()
-        cells = tuple(self._cells.cell(name, column, json_key(name)) for name, column in named)
-        return self._writer.chunks(cells, len(batch))
+        return self._writer.chunks(self._cells.row(batch.columns.items(), len(batch)), len(batch))

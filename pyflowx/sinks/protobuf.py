@@ -16,7 +16,7 @@ from pyflowx.common import CommonBatch
 from pyflowx.fill import CommonColumn
 from pyflowx.sinks import Encoder, Piece
 from pyflowx.sinks.cells import TextCells
-from pyflowx.sinks.labels import LabelTexts
+from pyflowx.sinks.labels import JointTexts, LabelTexts, together
 from pyflowx.sinks.protobuf_schema import ProtoField, ProtoSchema
 from pyflowx.sinks.rows import VARINT_LENGTH, Cell, RowWriter, Value, cell
 
@@ -57,16 +57,26 @@ class CommonProtobuf(Encoder[CommonBatch]):
         self._writer = RowWriter(b"", b"", b"", length=VARINT_LENGTH)
         self._text = TextCells(label_text, quoted=False)
         self._entries: dict[str, LabelTexts] = {}
+        self._joint = JointTexts(self._label, b"", nulls=False)
 
     def encode(self, batch: CommonBatch) -> Iterator[Piece]:
         cells = []
-        for name, column in batch.columns.items():
+        for run in together(batch.columns.items()):
+            if len(run) > 1:
+                cells += [] if self._schema.enrichment is None else [cell(b"", self._joint.value(run))]
+                continue
+            name, column = run[0]
             field = self._fields.get(name)
             if field is not None:
                 cells.append(self._cell(field, column))
             elif self._schema.enrichment is not None:
                 cells.append(self._entry(self._schema.enrichment, name, column, len(batch)))
         return self._writer.chunks(tuple(cells), len(batch))
+
+    def _label(self, name: str, label: str | int | float) -> bytes:
+        assert self._schema.enrichment is not None
+        tag, head = _heads(self._schema.enrichment, name)
+        return tag + _label_entry(head, label)
 
     def _cell(self, field: ProtoField, column: CommonColumn) -> Cell:
         if field.type == "FlowType":
@@ -79,8 +89,7 @@ class CommonProtobuf(Encoder[CommonBatch]):
 
     def _entry(self, number: int, name: str, column: CommonColumn, n: int) -> Cell:
         """A map entry: a message with the name as its field 1 and the text of the value as its field 2."""
-        tag = _tag(number, _LENGTH_DELIMITED)
-        head = _tag(1, _LENGTH_DELIMITED) + _delimited(name.encode()) + _tag(2, _LENGTH_DELIMITED)
+        tag, head = _heads(number, name)
         if column.labels is not None:
             texts = self._entries.setdefault(name, LabelTexts(functools.partial(_label_entry, head)))
             return cell(b"", texts.value(name, column, tag))
@@ -88,6 +97,12 @@ class CommonProtobuf(Encoder[CommonBatch]):
         inner = _rows(RowWriter(b"", b"", b"", length=VARINT_LENGTH), values, n)
         entries = _rows(RowWriter(head, b"", b"", length=VARINT_LENGTH), Value.text(inner), n)
         return cell(tag, Value.text(entries)._replace(valid=column.valid))
+
+
+def _heads(number: int, name: str) -> tuple[bytes, bytes]:
+    """Of a map entry: what stands before its length, and behind it before the length of the value."""
+    head = _tag(1, _LENGTH_DELIMITED) + _delimited(name.encode()) + _tag(2, _LENGTH_DELIMITED)
+    return _tag(number, _LENGTH_DELIMITED), head
 
 
 def _label_entry(head: bytes, label: str | int | float) -> bytes:

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyflowx.common import CommonBatch, CommonColumn
+from pyflowx.fill import Joint
+from pyflowx.sinks.csvtext import CommonCsv
 from pyflowx.sinks.labels import LabelTexts
 from pyflowx.sinks.ndjson import CommonNdjson
 from pyflowx.sinks.output import Output
+from pyflowx.sinks.protobuf import CommonProtobuf
+from pyflowx.sinks.protobuf_schema import SCHEMAS
 from pyflowx.sinks.target import Target
 
 LABELS = st.text() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -52,6 +59,49 @@ def test_another_list_is_another_table() -> None:
         value = texts.value("c", column(list(labels), [0]))
         octets, ends, _ = value.extra
         assert octets[: ends[1]].tobytes() == labels[0].encode()
+
+
+ENCODERS: dict[str, Callable[[dict[str, str]], Any]] = {
+    "ndjson": lambda types: CommonNdjson(),
+    "csv": CommonCsv,
+    "protobuf": lambda types: CommonProtobuf(SCHEMAS["pyflowx"]),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@given(
+    tables=st.lists(
+        st.tuples(
+            st.lists(st.tuples(st.none() | LABELS, st.none() | LABELS), min_size=1, max_size=5),
+            st.lists(st.lists(st.integers(-1, 4), min_size=1, max_size=12), min_size=1, max_size=3),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_columns_of_one_look_up_are_written_as_if_they_had_nothing_in_common(
+    name: str, tables: list[tuple[list[tuple[Any, Any]], list[list[int]]]]
+) -> None:
+    types = {"one": "label", "other": "label", "alone": "label"}
+    joined, apart = ENCODERS[name](types), ENCODERS[name](types)
+    for rows, batches in tables:
+        table, lists = object(), ([], [])
+        codes = [
+            [-1 if row[i] is None else (lists[i].append(row[i]), len(lists[i]) - 1)[1] for row in rows] for i in (0, 1)
+        ]
+        for records in batches:
+            known = np.array([record if record < len(rows) else -1 for record in records], np.int32)
+            joint = Joint(known, len(rows), table)
+            made = {"bytes": CommonColumn("u64", np.arange(len(known), dtype=np.uint64))}
+            for i, column_name in enumerate(("one", "other")):
+                made[column_name] = column(lists[i], [codes[i][record] if record >= 0 else -1 for record in known])
+            made["alone"] = column(["x"], [0] * len(known))
+            together = {n: c._replace(joint=joint) if n in ("one", "other") else c for n, c in made.items()}
+            assert octets(joined, together, len(known)) == octets(apart, made, len(known))
+
+
+def octets(encoder: Any, columns: dict[str, CommonColumn], n: int) -> bytes:
+    return b"".join(bytes(text) for _, text in encoder.encode(CommonBatch(columns, n)))
 
 
 def test_json_lines(tmp_path: Path) -> None:
