@@ -51,21 +51,47 @@ struct packet {
 	__u8 fragment_protocol; /* what the header says that all fragments have */
 };
 
-static __always_inline void begin(struct packet *packet, __u32 ifindex,
+/*
+ * A zero of which the verifier does not know that it is one. What is added to it is no longer bound
+ * to the path on which it came, so that the verifier checks what follows once.
+ */
+static __always_inline __u64 unknown_zero(const struct cursor *cursor)
+{
+	__u64 one, other;
+
+	asm volatile("%0 = %1\n%0 -= %2" : "=&r"(one) : "r"(cursor->pos), "r"(cursor->start));
+	asm volatile("%0 = %1\n%0 -= %2" : "=&r"(other) : "r"(cursor->pos), "r"(cursor->start));
+	return one - other;
+}
+
+/*
+ * Zeros, a multiple of 8, that are like any other value to the verifier: so that what only some
+ * paths write does not keep paths apart.
+ */
+static __always_inline void clear(void *from, __u32 size, __u64 zero)
+{
+#pragma unroll
+	for (__u32 i = 0; i < size; i += sizeof(zero))
+		__builtin_memcpy(from + i, &zero, sizeof(zero));
+}
+
+static __always_inline void begin(const struct cursor *cursor, struct packet *packet, __u32 ifindex,
 				  enum flow_direction direction, int ethernet)
 {
-	__builtin_memset(&packet->key, 0, sizeof(packet->key));
+	__u64 zero = unknown_zero(cursor);
+
+	clear(&packet->key, sizeof(packet->key), zero);
 	packet->key.ifindex = ifindex;
 	packet->key.direction = direction;
 	packet->value.packets = 1;
-	packet->value.octets = 0;
-	packet->value.length_min = packet->value.length_max = 0;
-	packet->value.extensions = 0;
-	packet->value.tcp_flags = 0;
-	packet->value.ttl_min = packet->value.ttl_max = 0;
-	packet->value.fragment_flags = 0;
-	__builtin_memset(&packet->ip_offset, 0,
-			 sizeof(*packet) - __builtin_offsetof(struct packet, ip_offset));
+	packet->value.octets = zero;
+	packet->value.length_min = packet->value.length_max = zero;
+	packet->value.extensions = zero;
+	packet->value.tcp_flags = zero;
+	packet->value.ttl_min = packet->value.ttl_max = zero;
+	packet->value.fragment_flags = zero;
+	clear(&packet->ip_offset, sizeof(*packet) - __builtin_offsetof(struct packet, ip_offset),
+	      zero);
 	packet->ethernet = ethernet;
 }
 
@@ -76,19 +102,6 @@ static __always_inline __u32 offset(const struct cursor *cursor)
 	asm volatile(""
 		     : "+r"(offset)); /* a number: the compiler must not make it a pointer again */
 	return offset;
-}
-
-/*
- * A zero of which the verifier does not know that it is one. What is added to it is no longer bound
- * to the path on which it came, so that the verifier checks what follows once.
- */
-static __always_inline __u32 unknown_zero(const struct cursor *cursor)
-{
-	__u64 one, other;
-
-	asm volatile("%0 = %1\n%0 -= %2" : "=&r"(one) : "r"(cursor->pos), "r"(cursor->start));
-	asm volatile("%0 = %1\n%0 -= %2" : "=&r"(other) : "r"(cursor->pos), "r"(cursor->start));
-	return one - other;
 }
 
 static __always_inline void *take(struct cursor *cursor, __u32 size)

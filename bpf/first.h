@@ -117,15 +117,18 @@ static __always_inline void describe_labels(struct cursor *cursor, struct packet
 
 static __always_inline void describe_first(struct cursor *cursor, struct packet *packet)
 {
-	__u32 begin = __builtin_offsetof(struct flow_value, icmp_type);
+	__u32 begin = __builtin_offsetof(struct flow_value, flow_label);
+	__u64 zero = unknown_zero(cursor);
 	struct ipv6hdr *ipv6;
 	struct iphdr *ipv4;
 
-	__builtin_memset((void *)&packet->value + begin, 0, sizeof(packet->value) - begin);
+	packet->value.icmp_type = packet->value.icmp_code = packet->value.mpls_depth = zero;
+	clear(&packet->value.flow_label, sizeof(packet->value) - begin, zero);
 	if (packet->transport_offset) /* before all that makes paths more */
 		describe_transport(cursor, packet);
 #ifndef KEY_ETHER
-	describe_link(cursor, packet);
+	if (describe_link(cursor, packet) < 0)
+		return;
 #endif
 	if (packet->mpls_offset)
 		describe_labels(cursor, packet);

@@ -176,6 +176,7 @@ enum number_slot {
 	NUMBER_CLIP_LENGTH = 5,	      /* a multiple of 8 */
 	NUMBER_XDP_FRAGS = 6,	      /* 1: a frame may continue behind data_end (Linux 5.18) */
 	NUMBER_WORKERS = 7,
+	NUMBER_TUNNELS = 8, /* in each other, that are looked into */
 };
 
 #endif

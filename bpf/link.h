@@ -34,15 +34,19 @@ static __always_inline int is_vlan(__be16 type)
 #define LINK(packet) (&(packet)->value)
 #endif
 
-static __always_inline void describe_link(struct cursor *cursor, struct packet *packet)
+/* -1 where there is less than a header, so that nothing goes on without its members. */
+static __always_inline int describe_link(struct cursor *cursor, struct packet *packet)
 {
 	struct ethhdr *ethernet = cursor->start;
 
-	if ((void *)(ethernet + 1) > cursor->end || !packet->ethernet)
-		return;
+	if (!packet->ethernet)
+		return 0;
+	if ((void *)(ethernet + 1) > cursor->end)
+		return -1;
 	__builtin_memcpy(LINK(packet)->dst_mac, ethernet->h_dest, ETH_ALEN);
 	__builtin_memcpy(LINK(packet)->src_mac, ethernet->h_source, ETH_ALEN);
 	LINK(packet)->ethertype = packet->ethertype;
+	return 0;
 }
 
 /* MPLS does not say what it carries: the first nibble does (RFC 4928). Returns as parse_link(). */

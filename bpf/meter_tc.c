@@ -122,7 +122,7 @@ static __always_inline int meter(struct __sk_buff *skb, enum flow_direction dire
 	cursor.length = ((volatile struct __sk_buff *)skb)->len;
 	cursor.start = cursor.pos = (void *)(long)skb->data;
 	cursor.end = (void *)(long)skb->data_end;
-	begin(&packet, skb->ifindex, direction, ethernet);
+	begin(&cursor, &packet, skb->ifindex, direction, ethernet);
 	packet.value.l2_octets = skb->len + (tag ? VLAN_TAG_LEN : 0);
 	packet.key.vlan = tag & 0x0fff;
 	slot = select_packet(&cursor, tag);

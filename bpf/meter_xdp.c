@@ -29,7 +29,7 @@ int pyflowx_xdp(struct xdp_md *ctx)
 	enum statistic_slot slot;
 	struct packet packet;
 
-	begin(&packet, ctx->ingress_ifindex, DIRECTION_INGRESS, 1);
+	begin(&cursor, &packet, ctx->ingress_ifindex, DIRECTION_INGRESS, 1);
 	slot = select_packet(&cursor, 0);
 	if (slot == STATISTIC_METERED)
 		slot = parse_frame(&cursor, &packet, 0);

@@ -53,11 +53,19 @@
 static __always_inline int set_length(struct cursor *cursor, struct packet *packet, __u32 ip_offset,
 				      __u32 length, __u32 room)
 {
+	__u64 zero;
+
 	if (room) {
 		if (room < length)
 			return -1;
 		if (!length)
 			length = room;
+		/* from here on the packet is this one, and no more the one that carries it */
+		zero = unknown_zero(cursor);
+		packet->jumbo_len = zero;
+		packet->fragment = FRAGMENT_NONE + zero;
+		packet->value.extensions = zero;
+		packet->value.fragment_flags = zero;
 	} else {
 		if (!length || cursor->length < ip_offset + length)
 			cursor->length = whole_length(cursor);
@@ -66,14 +74,9 @@ static __always_inline int set_length(struct cursor *cursor, struct packet *pack
 		if (!length)
 			length = cursor->length - ip_offset;
 	}
-	/* from here on the packet is this one, and no more the one that carries it */
 	packet->ip_offset = ip_offset;
-	packet->jumbo_len = 0;
-	packet->fragment = FRAGMENT_NONE;
 	packet->value.octets = length;
 	packet->value.length_min = packet->value.length_max = length;
-	packet->value.extensions = 0;
-	packet->value.fragment_flags = 0;
 	return 0;
 }
 
@@ -327,7 +330,8 @@ static __always_inline enum statistic_slot parse_frame(struct cursor *cursor, st
 	if (type < 0 || seek(cursor, to) < 0)
 		return STATISTIC_MALFORMED;
 #ifdef KEY_ETHER
-	describe_link(cursor, packet);
+	if (describe_link(cursor, packet) < 0)
+		return STATISTIC_MALFORMED;
 #endif
 	if (type != bpf_htons(ETH_P_IP) && type != bpf_htons(ETH_P_IPV6))
 #ifdef KEY_ETHER

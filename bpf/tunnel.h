@@ -6,7 +6,6 @@
 #ifndef PYFLOWX_TUNNEL_H
 #define PYFLOWX_TUNNEL_H
 
-#define MAX_TUNNELS	    2
 #define VXLAN_PORT	    4789
 #define VXLAN_PORT_LINUX    8472
 #define GENEVE_PORT	    6081
@@ -143,7 +142,7 @@ static __always_inline void parse_tunnels(struct cursor *cursor, struct packet *
 	__u32 room;
 
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < MAX_TUNNELS; i++) {
+	for (int i = 0; i < NUMBER(NUMBER_TUNNELS); i++) {
 		forget_path(cursor, packet);
 		type = parse_tunnel(cursor, packet, &tunnel);
 		if (type < 0 || seek(cursor, offset(cursor)) < 0)

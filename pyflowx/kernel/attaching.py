@@ -188,7 +188,7 @@ class MeterHooks(Hooks):
                 hook, note = self._attach_xdp(links, undo, interface, ifindex)
             if not hook:
                 hook = self._attach_tc(links, undo, ifindex, side)
-            found.insert(0, Attachment(interface, ifindex, hook, side, note))
+            found.insert(0, Attachment(interface, ifindex, hook, side, note or self._programs.note))
         if config.promiscuous:
             undo.callback(_receive_all(ifindex).close)
         return found

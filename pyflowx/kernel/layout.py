@@ -141,6 +141,7 @@ class NumberSlot(enum.IntEnum):
     CLIP_LENGTH = 5
     XDP_FRAGS = 6
     WORKERS = 7
+    TUNNELS = 8
 
 
 OWN_EXPORT_DTYPE = np.dtype([("address", "u1", 16), ("port", "=u2"), ("any_address", "u1"), ("pad", "u1")])

@@ -34,7 +34,7 @@ _IP_TYPES = (512, 519, 768, 769, 776, 778, 823, 65534)
 
 class Attachment(NamedTuple):
     """A program at a hook: ``xdp`` (native), ``xdp-generic`` or ``tc``; ``ingress`` or ``egress``. ``note`` names the
-    foreign program for which ``auto`` left XDP alone."""
+    foreign program for which ``auto`` left XDP alone, or what the kernel does not take."""
 
     interface: str
     ifindex: int

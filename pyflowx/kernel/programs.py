@@ -18,6 +18,7 @@ from pyflowx.kernel.syscall import Map, Program
 SIDES = ("ingress", "egress")
 _TC = tuple(f"pyflowx_{side}{link}" for side in SIDES for link in ("", "_ip"))  # _ip: devices without Ethernet header
 _XDP = ("pyflowx_xdp",)
+TUNNELS = 2
 FILES = {"meter_tc.c": _TC, "meter_xdp.c": _XDP}
 
 
@@ -52,8 +53,9 @@ def builds() -> Iterator[Build]:
             yield Build(source_folder() / file, names, tuple(macros(config)))
 
 
-def numbers(config: MeterConfig, frags: bool = False) -> dict[int, int]:
-    """What the loader puts into the instructions; ``frags``: XDP on frames of several buffers."""
+def numbers(config: MeterConfig, frags: bool = False, tunnels: int = TUNNELS) -> dict[int, int]:
+    """What the loader puts into the instructions; ``frags``: XDP on frames of several buffers; ``tunnels``: in each
+    other, that are looked into."""
     return {
         NumberSlot.KEY_LEVEL: KEY_LEVELS.index(config.key),
         NumberSlot.OWN_EXPORTS: len(config.exclude),
@@ -61,6 +63,7 @@ def numbers(config: MeterConfig, frags: bool = False) -> dict[int, int]:
         NumberSlot.SAMPLING_RANDOM: config.sampling_random,
         NumberSlot.CLIP_LENGTH: clip_room(config.clip_length),
         NumberSlot.XDP_FRAGS: frags,
+        NumberSlot.TUNNELS: tunnels,
     }
 
 
@@ -71,6 +74,8 @@ class Programs(Mapping[str, Program]):
     def __init__(self, config: MeterConfig, maps: Mapping[int, Map], resources: ExitStack) -> None:
         self._config, self._maps, self._resources = config, maps, resources
         self._loaded: dict[str, Program] = {}
+        self.note = ""
+        """What the kernel does not take, in one line."""
         if config.filter:
             compile_classic(config.filter)  # what is wrong with it is said before anything is attached
         files = FILES if config.hook != "tc" and config.direction != "egress" else {"meter_tc.c": _TC}
@@ -90,21 +95,31 @@ class Programs(Mapping[str, Program]):
     def load(self, hook: str) -> Program:
         """The program of a hook; the verifier takes its time for each, so that only those in use are loaded."""
         if hook not in self._loaded:
-            program = self._load_xdp() if hook == "xdp" else self._load_tc(hook)
-            self._loaded[hook] = self._resources.enter_context(program)
+            self._loaded[hook] = self._resources.enter_context(self._load(hook))
         return self._loaded[hook]
 
-    def _load_tc(self, hook: str) -> Program:
+    def _load(self, hook: str) -> Program:
+        load = self._load_xdp if hook == "xdp" else self._load_tc
+        try:
+            return load(hook, TUNNELS)
+        except KernelError:  # the verifier of Linux 5.10 gives up; whatever else is wrong is wrong again
+            if not self._config.tunnels:
+                raise
+        program = load(hook, 1)
+        self.note = "a tunnel in a tunnel is not looked into: the verifier of this kernel gives up"
+        return program
+
+    def _load_tc(self, hook: str, tunnels: int) -> Program:
         link = RAW_IP if hook.endswith("_ip") else ETHERNET
         functions = self._functions(link, syscall.HELPER_SKB_LOAD_BYTES, tagged=link == ETHERNET)
-        name, kind = f"pyflowx_{hook}", syscall.PROG_TYPE_SCHED_CLS
-        return Program.load(kind, name[:15], self._code[name], self._maps, 0, functions, numbers(self._config))
+        name, kind, filled = f"pyflowx_{hook}", syscall.PROG_TYPE_SCHED_CLS, numbers(self._config, tunnels=tunnels)
+        return Program.load(kind, name[:15], self._code[name], self._maps, 0, functions, filled)
 
-    def _load_xdp(self) -> Program:
+    def _load_xdp(self, hook: str, tunnels: int) -> Program:
         def load(frags: bool) -> Program:
             functions = self._functions(ETHERNET, syscall.HELPER_XDP_LOAD_BYTES if frags else None, tagged=False)
             flags = syscall.XDP_HAS_FRAGS if frags else 0
-            (name,), kind, filled = _XDP, syscall.PROG_TYPE_XDP, numbers(self._config, frags)
+            (name,), kind, filled = _XDP, syscall.PROG_TYPE_XDP, numbers(self._config, frags, tunnels)
             return Program.load(kind, name, self._code[name], self._maps, flags, functions, filled)
 
         return load_xdp(load)

@@ -15,6 +15,7 @@ import pytest
 
 from pyflowx.errors import ConfigError, KernelError
 from pyflowx.kernel import Meter, MeterConfig, syscall
+from pyflowx.kernel.layout import NumberSlot
 from pyflowx.kernel.links import Claim, Links
 from pyflowx.kernel.syscall import Program
 
@@ -192,6 +193,26 @@ def test_auto_takes_tc_on_veth(wire):
 def test_a_filter_may_ask_for_what_only_ethernet_has(wire):
     with wire.near, Meter(dataclasses.replace(small(), filter="vlan 5")) as meter:
         assert len(meter.attach()) == 2
+
+
+def test_where_the_verifier_gives_up_fewer_tunnels_are_looked_into(wire, monkeypatch):
+    """As that of Linux 5.10 may, for programs that are too long; said in one line."""
+    real = Program.load
+
+    def load(kind, name, instructions, maps, flags=0, functions=None, numbers=None):
+        if numbers[NumberSlot.TUNNELS] > 1:
+            raise KernelError("BPF program is too large")
+        return real(kind, name, instructions, maps, flags, functions, numbers)
+
+    monkeypatch.setattr(Program, "load", load)
+    with wire.near, Meter(dataclasses.replace(small(), tunnels=True)) as meter:
+        assert {at.note for at in meter.attach()} == {
+            "a tunnel in a tunnel is not looked into: the verifier of this kernel gives up"
+        }
+        send(3)
+        assert udp_packets(meter) == 3
+    with wire.near, Meter(small()) as meter, pytest.raises(KernelError, match="too large"):
+        meter.attach()
 
 
 def test_foreign_filters_stay_and_hide_nothing_from_us(wire):
