@@ -92,6 +92,16 @@ class Receiving:
         os.close(self.fd)
 
 
+def encode(value: object) -> bytes:
+    """For a socket that keeps messages apart, to a process that we forked; see :func:`decode`."""
+    return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+
+
+def decode(octets: bytes) -> Any:
+    """From the process that forked us."""
+    return pickle.loads(octets)  # noqa: S301 # it is ourselves
+
+
 def open_channel() -> tuple[int, int]:
     """The descriptors of a pipe: to receive by, to send by."""
     receiving, sending = os.pipe()

@@ -1,7 +1,7 @@
 """Several collecting processes as one: starts workers, starts those again that die, writes what they hand over.
 
 Everything that a worker has to tell comes through its channel (:mod:`pyflowx.channel`) as one of :class:`Event`; what
-it is told comes the other way as one of the commands below. A worker ends in good order when nobody can tell it
+it is told comes the other way as a :class:`Command`. A worker ends in good order when nobody can tell it
 anything any more, so also when this process is killed.
 """
 
@@ -18,21 +18,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pyflowx.channel import Message, Receiving, open_channel
+from pyflowx.channel import Message, Receiving, encode, open_channel
 from pyflowx.errors import PyflowxError, SinkError
 from pyflowx.sinks.output import Output
 from pyflowx.sinks.target import ReaderGoneError
 
-REOPEN, WATCH, UNWATCH = b"reopen", b"watch", b"unwatch"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LONG_S = 5.0  # a worker that lived so long is started again at once
 _PAUSE_S = 1.0  # ... another one after that
 
 
 class Event(enum.IntEnum):
-    """``PIECE``: (rows, note) and octets for the output; ``REPORT``: what was counted; ``STATE``: Templates as
-    octets; ``LINE``: (level, message); ``REOPENED``: the last piece for the old file was sent; ``FAILED``: the error
-    that would end a single process."""
+    """``PIECE``: (rows, note) and octets for the output; ``REPORT``: what was counted; ``STATE``: how many elements
+    were learned, Templates as octets; ``LINE``: (level, message); ``REOPENED``: the last piece for the old file was
+    sent; ``FAILED``: the error that would end a single process; ``TOLD``: what options data told of whole exporters."""
 
     PIECE = 1
     REPORT = 2
@@ -40,6 +39,17 @@ class Event(enum.IntEnum):
     LINE = 4
     REOPENED = 5
     FAILED = 6
+    TOLD = 7
+
+
+class Command(enum.IntEnum):
+    """What a worker is told, with a value: ``REOPEN``: go on in new files; ``WATCH``: whether there are viewers;
+    ``TELL``: what others were told of whole exporters; ``TEACH``: elements that others have learned."""
+
+    REOPEN = 1
+    WATCH = 2
+    TELL = 3
+    TEACH = 4
 
 
 @dataclass(slots=True)
@@ -109,14 +119,20 @@ class Supervisor:
 
         def tell() -> None:
             self._is_watched = wanted
-            self._tell_all(WATCH if wanted else UNWATCH)
+            self.tell(Command.WATCH, wanted)
 
         self.soon(tell)
 
     def reopen(self) -> None:
         """Let all go on in new files and load tables again; in the loop (see :meth:`soon`)."""
         self._reopening = {worker.number for worker in self.workers if worker.pid}
-        self._tell_all(REOPEN)
+        self.tell(Command.REOPEN)
+
+    def tell(self, command: Command, value: object = None, but: Worker | None = None) -> None:
+        """All of them, in the loop."""
+        for worker in self.workers:
+            if worker is not but:
+                self._tell(worker, command, value)
 
     def run(self) -> None:
         """Until all have ended. PyflowxError where the output failed, or what a worker cannot go on with."""
@@ -215,7 +231,7 @@ class Supervisor:
         worker.receiving, worker.commands = Receiving(receiving), ours
         self._poll.register(receiving, select.POLLIN)
         if self._is_watched:
-            self._tell(worker, WATCH)
+            self._tell(worker, Command.WATCH, True)
         if self.is_stopping:
             self._let_go(worker)
 
@@ -258,13 +274,9 @@ class Supervisor:
             worker.commands.close()
             worker.commands = None
 
-    def _tell_all(self, command: bytes) -> None:
-        for worker in self.workers:
-            self._tell(worker, command)
-
-    def _tell(self, worker: Worker, command: bytes) -> None:
+    def _tell(self, worker: Worker, command: Command, value: object) -> None:
         if worker.commands is not None:
             try:
-                worker.commands.send(command, socket.MSG_DONTWAIT)
+                worker.commands.send(encode((command, value)), socket.MSG_DONTWAIT)
             except OSError:  # it stands still, or has just ended
                 self._warn(f"worker {worker.number} (process {worker.pid}) does not take commands")

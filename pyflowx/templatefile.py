@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -109,12 +109,26 @@ class SharedTemplates:
     def __init__(self, count: int, limits: TemplateLimits, worker_of: Callable[[bytes, int], int]) -> None:
         self.limits, self.changes = limits, 0
         self._worker_of = worker_of
+        self._elements: dict[tuple[str, int, int], dict[str, Any]] = {}
+        self._learned = [0] * count
         self.states = [TemplateStore(limits=limits).dump() for _ in range(count)]
 
-    def take(self, number: int, state: bytes) -> None:
-        """A process says what it has now."""
+    def take(self, number: int, state: bytes, learned: int) -> list[dict[str, Any]]:
+        """A process says what it has now, and how many elements exporters taught it (RFC 5610); which of these nobody
+        has said before. They are true of all Observation Domains of an exporter, so all processes are to know them."""
         self.states[number] = state
         self.changes += 1
+        if learned == self._learned[number]:
+            return []
+        self._learned[number] = learned
+        rows = {(row["exporter"], row["pen"], row["id"]): row for row in json.loads(state)["elements"]}
+        new = [key for key in rows if key not in self._elements][: self.limits.learned - len(self._elements)]
+        self._elements |= {key: rows[key] for key in new}
+        return [rows[key] for key in new]
+
+    def elements(self) -> bytes:
+        """All that were taught, as a state without Templates."""
+        return elements_state(self._elements.values())
 
     def load(self, state: bytes) -> int:
         """ConfigError where the octets are not such a state."""
@@ -134,10 +148,15 @@ class SharedTemplates:
         return json.dumps({**parts[0], "templates": templates, "elements": list(elements.values())}).encode()
 
 
+def elements_state(rows: Iterable[dict[str, Any]]) -> bytes:
+    """A state that :meth:`~pyflowx.wire.TemplateStore.load` takes, of elements only."""
+    return json.dumps({"format": 1, "templates": [], "elements": list(rows)}).encode()
+
+
 class StateSender:
     """Tells another process of the Templates of a store when they have changed: what it is then started with again."""
 
-    def __init__(self, store: TemplateStore, send: Callable[[bytes], None]) -> None:
+    def __init__(self, store: TemplateStore, send: Callable[[bytes, int], None]) -> None:
         self._store, self._send = store, send
         self._sent, self._next, self._stale = store.changes, 0.0, 0.0
 
@@ -154,4 +173,4 @@ class StateSender:
     def close(self) -> None:
         """A last time."""
         self._sent = self._store.changes
-        self._send(self._store.dump())
+        self._send(self._store.dump(), self._store.learned)

@@ -28,12 +28,16 @@ from pyflowx.errors import ConfigError, PyflowxError
 if TYPE_CHECKING:
     from pyflowx.channel import Message, Sending
     from pyflowx.cli.gating import RunningGate
+    from pyflowx.conversion.sampling import OfAll
     from pyflowx.reload import Reloader
     from pyflowx.sinks import Sink
-    from pyflowx.supervising import Worker
+    from pyflowx.supervising import Command, Worker
     from pyflowx.transport.sockets import Listening
 
 MAX_WORKERS = 256
+_ROWS = 500  # of a command
+_COMMAND = 1 << 18  # octets, at most
+_MOST_TOLD = 65_536
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -121,6 +125,7 @@ class _Parent:
             setup.count, setup.decoding.limits, lambda exporter, domain: worker_of(exporter, domain, setup.count)
         )
         self.supervisor = Supervisor(setup.count, _fork, self._begin, self._output, self._take, self._gone, LOG.warning)
+        self._told: dict[tuple[Any, ...], int] = {}
         self._view = WorkersView(self.supervisor.workers, together, self._output, LOG.lines)
 
     def run(self) -> None:
@@ -159,10 +164,30 @@ class _Parent:
         if message.kind == Event.REPORT:
             self._view.take(worker.number, message.value)
         elif message.kind == Event.STATE:
-            self.templates.take(worker.number, message.data)
+            self._share_elements(worker, self.templates.take(worker.number, message.data, message.value))
+        elif message.kind == Event.TOLD:
+            self._share_told(worker, message.value)
         elif message.kind == Event.LINE:
             level, text = message.value
             LOG.say(level, f"worker {worker.number}: {text}")
+
+    def _share_elements(self, worker: Worker, rows: list[dict[str, Any]]) -> None:
+        from pyflowx.supervising import Command
+        from pyflowx.templatefile import elements_state
+
+        for first in range(0, len(rows), _ROWS):
+            self.supervisor.tell(Command.TEACH, elements_state(rows[first : first + _ROWS]), but=worker)
+
+    def _share_told(self, worker: Worker, rows: list[OfAll]) -> None:
+        """What a worker was told of whole exporters, whose other Observation Domains others may have."""
+        from pyflowx.supervising import Command
+
+        new = [row for row in rows if self._told.get(row[:3]) != row[3]]
+        for *key, value in new:
+            if len(self._told) < _MOST_TOLD or tuple(key) in self._told:
+                self._told[tuple(key)] = value
+        for first in range(0, len(new), _ROWS):
+            self.supervisor.tell(Command.TELL, new[first : first + _ROWS], but=worker)
 
     def _gone(self, worker: Worker) -> None:
         self._view.gone(worker.number)
@@ -183,7 +208,9 @@ class _Parent:
             sending = Sending(sending_fd)
             try:
                 LOG.elsewhere = lambda level, text: sending.send(Event.LINE, (level, text))
-                _Working(self._setup, worker, sending, commands).run(listening, self.templates.states[worker.number])
+                working = _Working(self._setup, worker, sending, commands)
+                working.know(self.templates.states[worker.number], self.templates.elements(), self._told)
+                working.run(listening)
                 status = 0
             except PyflowxError as error:
                 status = error.exit_code
@@ -213,23 +240,30 @@ class _Working:
 
         return make_part(self._setup.outputs, self._setup.form, types, self._worker.number, send)
 
-    def run(self, listening: Listening, state: bytes) -> None:
-        """``state``: the Templates to begin with."""
+    def know(self, state: bytes, elements: bytes, told: Mapping[tuple[Any, ...], int]) -> None:
+        """To begin with: our Templates; elements that were learned; what options data told of whole exporters."""
+        view = self._parts.view
+        view.templates.load(state)
+        view.templates.load(elements)
+        if self._worker.restarts:
+            view.templates.defined = 0  # they have been counted
+        if view.rates is not None:
+            view.rates.take_over((*key, value) for key, value in told.items())
+            view.rates.of_all = []
+
+    def run(self, listening: Listening) -> None:
         from pyflowx.supervising import Event
         from pyflowx.templatefile import StateSender
         from pyflowx.transport.udp import UdpReceiver
 
         setup, collector, view = self._setup, self._parts.collector, self._parts.view
-        view.templates.load(state)
-        if self._worker.restarts:
-            view.templates.defined = 0  # they have been counted
         receiver = UdpReceiver(listening, wake_fd=collector.wake_fd)
         view.receivers = [receiver]
         gate, wake_fd, count = setup.gate, collector.wake_fd, setup.count
         source = gate.source(receiver, wake_fd, self._worker.number, count) if gate is not None else receiver
         self._set_signals()
-        states = StateSender(view.templates, lambda octets: self._send(Event.STATE, None, octets))
-        collector.each_second += [states.keep, self._report]
+        states = StateSender(view.templates, lambda octets, count: self._send(Event.STATE, count, octets))
+        collector.each_second += [self._share, states.keep, self._report]
         threading.Thread(target=self._obey, name="commands", daemon=True).start()
         with enriching.kept(setup.tables):
             if self._worker.restarts:
@@ -263,19 +297,37 @@ class _Working:
 
         self._send(Event.REPORT, Report.of(self._parts.view, self._is_watched))
 
+    def _share(self) -> None:
+        """What is true of exporters some of whose Observation Domains are with others."""
+        from pyflowx.supervising import Event
+
+        rates = self._parts.view.rates
+        if rates is not None and rates.of_all:
+            self._send(Event.TOLD, rates.of_all)
+            rates.of_all = []
+
     def _obey(self) -> None:
         """Do what we are told, in a thread; end when nobody can tell us anything any more."""
-        from pyflowx.supervising import REOPEN, UNWATCH, WATCH
+        from pyflowx.channel import decode
 
-        watched = watcher(self._parts.collector, self._parts.view, self._setup.form)
-        while command := self._commands.recv(64):
-            if command == REOPEN:
-                self._parts.collector.soon(self._reopen)
-            elif command in (WATCH, UNWATCH):
-                self._is_watched = command == WATCH
-                watched(self._is_watched)
+        while octets := self._commands.recv(_COMMAND):
+            self._do(*decode(octets))
         with suppress(OSError):  # it has ended already
             self._parts.collector.stop()
+
+    def _do(self, command: Command, value: Any) -> None:
+        from pyflowx.supervising import Command
+
+        collector, view = self._parts.collector, self._parts.view
+        if command == Command.REOPEN:
+            collector.soon(self._reopen)
+        elif command == Command.WATCH:
+            self._is_watched = value
+            watcher(collector, view, self._setup.form)(value)
+        elif command == Command.TEACH:
+            collector.soon(lambda: view.templates.load(value))
+        elif (rates := view.rates) is not None:
+            collector.soon(lambda: rates.take_over(value))
 
     def _reopen(self) -> None:
         from pyflowx.supervising import Event

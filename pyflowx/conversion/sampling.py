@@ -10,7 +10,7 @@ each sample.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,10 @@ HAVE_OPTIONS = frozenset((Protocol.NETFLOW_V9, Protocol.IPFIX))
 MAX_RATE = (1 << 32) - 1
 _MAX_LATEST = 1000  # exporters whose last rate is kept for viewers
 
-_Row = tuple[int, bytes, int, int, int]  # position, domain, kind, id, value
+_MAX_OF_ALL = 65_536
+
+OfAll = tuple[bytes, int, int, int]  # domain, kind, id, value
+_Row = tuple[int, bytes, int, int, int]  # position, and these
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ class Rates:
         self._known = known or KnownRates()
         self._latest: dict[bytes, int] = {}  # exporter -> the rate that its options data told last
         self._has_whole = False  # whether anything was told by an Observation Domain 0
+        self.of_all: list[OfAll] | None = None
+        """What was told of whole exporters is noted here, for processes that have their other Observation Domains."""
 
     def take_in(self, decoded: Decoded) -> tuple[Messages, Sampling]:
         """Learns from the options data of a call: its Messages with ``boot_ns`` where that is known by now, and what
@@ -100,12 +105,22 @@ class Rates:
         rows = [row for flows in decoded.flows if flows.scope_count for row in _rows(flows, decoded)]
         rows.sort(key=lambda row: row[0])
         for position, domain, kind, id, value in rows:
-            self.told.tell(domain, kind, id, value, position)
-            if kind != BOOT and (len(self._latest) < _MAX_LATEST or domain[:16] in self._latest):
-                self._latest[domain[:16]] = value
-            self._has_whole |= domain.endswith(_WHOLE)
+            self._tell(position, domain, kind, id, value)
+            if self.of_all is not None and domain.endswith(_WHOLE) and len(self.of_all) < _MAX_OF_ALL:
+                self.of_all.append((domain, kind, id, value))
         call = _Call(self.told, self._known, decoded, self._has_whole)
         return call.messages(decoded.messages), call.rates
+
+    def take_over(self, rows: Iterable[OfAll]) -> None:
+        """What other processes have noted in :attr:`of_all`; between two calls."""
+        for row in rows:
+            self._tell(0, *row)
+
+    def _tell(self, position: int, domain: bytes, kind: int, id: int, value: int) -> None:
+        self.told.tell(domain, kind, id, value, position)
+        if kind != BOOT and (len(self._latest) < _MAX_LATEST or domain[:16] in self._latest):
+            self._latest[domain[:16]] = value
+        self._has_whole |= domain.endswith(_WHOLE)
 
     def of(self, exporter: bytes, recorded: tuple[int, str] | None) -> tuple[int, str] | None:
         """The rate of an exporter (16 octets) and who says so: ``forced``, where its records tell one ``recorded``,

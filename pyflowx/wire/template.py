@@ -123,6 +123,11 @@ class TemplateStore:
         gone = self.withdrawn + self.expired + self.refused  # a redefinition that was refused: the old one is gone too
         return self.defined + self.redefined + self._learned_ever + gone
 
+    @property
+    def learned(self) -> int:
+        """How many elements exporters have described."""
+        return self._learned_count
+
     def element(self, exporter: bytes, pen: int, id: int) -> InformationElement:
         """An element as this exporter means it: the registry's, else what it told us, else an octetArray."""
         learned = self._learned.get(exporter)

@@ -376,6 +376,70 @@ def test_tables_are_summed_up_and_loaded_again_by_all(
     assert f"names.csv: {total} of {total} look-ups found, loaded again 1 times" in run.said
 
 
+# --- what holds for all Observation Domains of an exporter ---------------------------------------------------------
+
+
+def apart(exporters: list[Exporter]) -> Iterator[tuple[Exporter, Exporter]]:
+    """Observation Domains 0 and 7 of an exporter, where they are with different workers."""
+    for zero, seven in zip(exporters[::2], exporters[1::2], strict=True):
+        assert (zero.address, zero.domain, seven.domain) == (seven.address, 0, 7)
+        if zero.worker != seven.worker:
+            yield zero, seven
+
+
+def message_of(domain: int, *sets: tuple[int, bytes]) -> bytes:
+    body = b"".join(struct.pack(">HH", number, 4 + len(content)) + content for number, content in sets)
+    return struct.pack(">HHIII", 10, 16 + len(body), 1_700_000_000, 0, domain) + body
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def test_rates_of_domain_0_hold_with_other_workers(
+    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+) -> None:
+    zero, seven = next(apart(exporters))
+    path = tmp_path / "flows.ndjson"
+    run = collect("-f", "common", "-o", str(path))
+    before = run.workers()
+    options = struct.pack(">HHHHHHH", 257, 2, 1, 144, 4, 34, 4)  # scope: exporting process; sampling interval
+    zero.socket.sendto(message_of(0, (3, options), (257, struct.pack(">II", 1, 1000))), ("127.0.0.1", run.port))
+    seven.send(run.port, 1, template=True)
+
+    def told() -> bool:
+        seven.send(run.port, 2)
+        return any(row.get("sampling_rate") == 1000 for row in lines(path))
+
+    run.until(told)
+    os.kill(before[seven.worker]["pid"], signal.SIGKILL)
+    run.until(lambda: run.workers()[seven.worker]["restarts"])
+    seven.send(run.port, 3, template=True)
+    run.until(lambda: lines(path)[-1]["bytes"] == 3)
+    assert lines(path)[-1]["sampling_rate"] == 1000
+
+
+def test_elements_that_an_exporter_describes_are_known_to_all(
+    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+) -> None:
+    zero, seven = next(apart(exporters))
+    path = tmp_path / "messages.ndjson"
+    run = collect("-f", "raw", "-o", str(path), "--no-live")
+    fields = struct.pack(">HHHHHHHHHH", 346, 4, 303, 2, 339, 1, 344, 1, 341, 65535)  # RFC 5610, two of them the scope
+    described = struct.pack(">IHBBB", 55555, 17, 3, 0, 5) + b"score"
+    to = ("127.0.0.1", run.port)
+    zero.socket.sendto(message_of(0, (3, struct.pack(">HHH", 300, 5, 2) + fields), (300, described)), to)
+    template = struct.pack(">HHHHI", 301, 1, 0x8000 | 17, 4, 55555)
+
+    def known() -> bool:
+        seven.socket.sendto(message_of(7, (2, template), (301, struct.pack(">I", 99))), to)
+        shown = [part["records"] for line in lines(path) for part in line["sets"] if part["id"] == 301]
+        return any(row.get("score") == 99 for rows in shown for row in rows)
+
+    run.until(known)
+    assert run.end() == 0
+
+
 # --- processes that end ----------------------------------------------------------------------------------------------
 
 
@@ -505,20 +569,21 @@ def test_a_port_of_other_workers_is_taken(collect: Callable[..., Running], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "told"),
     [
         (("--workers", "0"), "--workers 0: expected a number from 1 to 256, or auto"),
         (("--workers", "many"), "expected a number from 1 to 256, or auto"),
         (("--workers", "2", "--pcap", "x.pcap"), "a capture file is read by one process"),
         (("--udp-gro",), "leave one of the two out"),
-        (("-o", "/no/such/file"), "/no/such/file: No such file or directory"),
-        (("-o", "/proc/x", "--interval", "1h"), "-o/--output /proc/x"),
+        (("-p", "0", "-o", "/no/such/file"), "/no/such/file: No such file or directory"),
+        (("-p", "0", "-o", "/proc/x", "--interval", "1h"), "-o/--output /proc/x"),
     ],
 )
-def test_what_cannot_work_is_said(options: tuple[str, ...], message: str) -> None:
-    done = subprocess.run([*COLLECT, "--no-live", "--no-metrics", *options], capture_output=True, text=True)
+def test_what_cannot_work_is_said(options: tuple[str, ...], told: str) -> None:
+    command = [sys.executable, "-m", "pyflowx", "collect", "--workers", "3", "--no-live", "--no-metrics", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode in (2, 4)
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert told in done.stderr and "Traceback" not in done.stderr
 
 
 def test_auto_takes_the_cpus_that_there_are(collect: Callable[..., Running]) -> None:
