@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields
@@ -276,7 +277,7 @@ def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
     user = find_user(gating.user) if gating.user else None
     low = any(0 < port < _PRIVILEGED_PORTS for _, port in inputs.addresses)
     kept = [CAP_NET_BIND_SERVICE] * low + [CAP_NET_RAW] * gating.af_xdp
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the collector has its own: detach
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())  # until the collector has its own: detach
     with closing(_Redirection(gating, inputs.recv_buffer)) as redirection:
         config = gating.config(inputs, redirection.frame_length)
         with Gate(config, redirection.attached, redirection.gone) as gate:

@@ -12,6 +12,7 @@ import struct
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
 from pyflowx.batch import V4_MAPPED
 from pyflowx.errors import KernelError
+from pyflowx.gateview import GateView
 from pyflowx.kernel.gate import GateConfig
+from pyflowx.metrics import COLLECTOR
 from pyflowx.transport.af_xdp import AfXdpReceiver
 from pyflowx.transport.udp import UdpReceiver
 from pyflowx.transport.xsk import XskSocket, chunk_octets, frame_octets, open_sockets, receive_queues
@@ -218,6 +221,31 @@ def test_a_queue_that_is_taken(wire):
         with pytest.raises(KernelError, match="interface nowhere: No such device"):
             chunk_octets("nowhere")
         assert receive_queues("v") >= 1 and receive_queues("lo") == 1
+
+
+def test_metrics_stages_and_summary_add_up(wire, path, sender):
+    view = GateView(path.gate, lambda: None, lambda: path.sockets)
+    bad = bytearray(bytes(ETH / V4 / UDP(sport=9, dport=PORT) / ipfix(64)))
+    bad[-1] ^= 1
+    frames = [bytes(ETH / V4 / UDP(sport=9, dport=PORT) / ipfix(64))] * 5 + [bytes(bad)]
+    frames += [bytes(ETH / V4 / UDP(sport=9, dport=PORT) / b"garbage")] * 3
+    frames += [bytes(ETH / V4 / UDP(sport=9, dport=PORT) / v5(1))]
+    with wire.far:
+        sender(frames).send()
+    path.receive(6)
+    looked = SimpleNamespace(gate=view)
+    rows = {row.name: dict(row.read(looked)) for row in COLLECTOR if row.name.startswith(("gate_", "af_xdp_"))}
+    assert rows["gate_packets"]["v", "redirected"] == 7 and rows["gate_packets"]["v", "bad_version"] == 3
+    assert rows["gate_refused_packets"] == {("10.9.0.2", "bad_version"): 3}
+    assert rows["af_xdp_received_packets"] == {("v", "0"): 6}
+    assert rows["af_xdp_lost_packets"]["v", "0", "bad_checksum"] == 1
+    assert sum(rows["af_xdp_lost_packets"].values()) == 1
+    assert rows["af_xdp_queued_packets"] == {("v", "0"): 0}
+    assert view.stages() == [("gate", "datagrams", 7, 3), ("af_xdp", "datagrams", 6, 1)]
+    assert view.summary() == [
+        "gate on v: 0 datagrams passed, 7 redirected, 3 dropped: bad_version 3",
+        "AF_XDP socket of v queue 0 lost: bad_checksum 1",
+    ]
 
 
 # --- the collector ---------------------------------------------------------------------------------------------------

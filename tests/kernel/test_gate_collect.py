@@ -228,6 +228,14 @@ def test_what_a_killed_collector_left_is_removed(wire, collect, sender):
     assert wire.near.attached() == []
 
 
+def test_it_detaches_however_early_it_is_told_to_end(wire, collect):
+    run = collect(ready="")
+    run.until(wire.near.attached)
+    run.process.terminate()
+    assert run.process.wait() == 0
+    assert wire.near.attached() == []
+
+
 def test_the_program_of_a_living_collector_stays(wire, collect, tmp_path):
     run = collect()
     before = wire.near.attached()
