@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -127,18 +128,24 @@ def _serve_feed(
     from pyflowx.host import runtime_folder
     from pyflowx.live import LiveFeed, remove_dead
 
-    path = operation.live or str(runtime_folder() / default_name)
-    if not operation.live:
+    if operation.live:
+        paths = [operation.live]
+    else:
         remove_dead(runtime_folder())
-    try:
-        feed = stack.enter_context(LiveFeed(path, role, __version__, sections, watched))
-    except ConfigError as error:
-        if operation.live:
-            raise
-        LOG.info(f"{error}; going on without a live feed")
-        return None
-    view.feed = feed.counts
-    return path
+        usual = runtime_folder() / default_name
+        paths = [str(usual), str(usual.with_stem(f"{usual.stem}-{os.getpid()}"))]  # there may be several of us
+    for path in paths:
+        try:
+            feed = stack.enter_context(LiveFeed(path, role, __version__, sections, watched))
+        except ConfigError as error:
+            refusal = error
+        else:
+            view.feed = feed.counts
+            return path
+    if operation.live:
+        raise refusal
+    LOG.info(f"{refusal}; going on without a live feed")
+    return None
 
 
 @contextmanager

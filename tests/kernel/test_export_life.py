@@ -59,3 +59,17 @@ def test_a_way_to_the_collector_that_comes_later_and_changes(stack, tmp_path):
     senders = {address_text(octets.tobytes()) for decoded in collector.decoded for octets in decoded.messages.exporter}
     assert senders == {"198.51.100.1", "198.51.100.7"}
     assert any("Network is unreachable" in line for line in program.messages)
+
+
+def test_several_exporters_have_a_live_feed_each(stack):
+    programs = [exports.export(stack, "--no-metrics") for _ in range(2)]
+    feeds = []
+    for program in programs:
+        program.wait_for("live feed at ")
+        feeds += [line.rpartition(" ")[2] for line in program.messages if "live feed at " in line]
+    assert len(set(feeds)) == 2
+    for program, path in zip(programs, feeds, strict=True):
+        with FeedReader(path) as reader:
+            assert reader.hello["pid"] == program.process.pid
+        program.end()
+        assert not Path(path).exists()
