@@ -13,7 +13,7 @@ Sections of a snapshot (:mod:`pyflowx.live`) of the role ``export``; all counts 
   where none was measured) of each that is loaded.
 - ``map``: the kernel's map of flows: ``flows`` that the last drain found in it, ``max_flows``, ``inserts_failed``
   (packets whose flow found no room), ``drains``, ``drain_ns`` (the last one).
-- ``collectors``: ``address``, ``sent``, ``octets``, ``lost``, ``reports``, ``last_error`` of each.
+- ``collectors``: ``address``, ``sent``, ``octets``, ``lost``, ``reports``, ``reconnects``, ``last_error`` of each.
 - ``flows``: as in :mod:`pyflowx.collectview`, of the flows that ended. ``log``: likewise.
 """
 

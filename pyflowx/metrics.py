@@ -253,6 +253,7 @@ EXPORTER: tuple[Metric, ...] = (
     _count("sent_packets", _sent("sent"), "Messages handed to the kernel.", "collector"),
     _count("sent_octets", _sent("octets"), "Their octets.", "collector"),
     _count("send_lost_packets", _sent("lost"), "Messages that the kernel refused.", "collector"),
+    _count("send_reconnects", _sent("reconnects"), "Times that there was a way again.", "collector"),
     _count("send_reports", _sent("reports"), "Reports that messages did not arrive.", "collector"),
     _count("ticks", _counter("ticks"), "Times that interfaces and flows were looked after, once a second."),
     _count("slow_ticks", _counter("slow_ticks"), "Ticks that took longer than a second."),
