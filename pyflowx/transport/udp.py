@@ -121,8 +121,8 @@ class UdpReceiver:
         self.granted, self.warning = listening.granted, listening.warning
         self._first = 0
         self._parts: list[tuple[int, int, int]] = []
-        self._pause = _MIN_PAUSE
         self._longest_pause = min(_MAX_PAUSE, max(10 * _MIN_PAUSE, 2 * self.granted / _BURST))
+        self._pause = self._longest_pause
         self._poll = select.poll()
         for sock in self._sockets:
             self._poll.register(sock, select.POLLIN)
