@@ -4,6 +4,8 @@ Eight exporters, in a network namespace of their own, send IPFIX of 1400 octets 
 discard``. At a steady rate: CPU seconds (user and system of all its processes, softirq of the host) per million
 datagrams. Then the highest rate, of steps of a fifth, at which none is lost. The receiving interface holds packets back
 for 50 us, as cards do that interrupt for several at once; all of it shares the CPUs that there are with the sender.
+With a program at XDP veth copies each frame that a socket sent, which no card does; it has one receive queue, so that
+AF_XDP feeds one worker.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from decode import flows as random_flows
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pyflowx.batch import Datagrams
@@ -42,6 +45,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "recvmmsg": (),
     "recvmmsg, UDP_GRO": ("--udp-gro",),
     "2 workers": ("--workers", "2"),
+    "gate": ("--xdp", "{}", "--xdp-mode", "enforce"),
+    "AF_XDP": ("--xdp", "{}", "--xdp-mode", "enforce", "--af-xdp"),
+    "AF_XDP, 2 workers": ("--xdp", "{}", "--xdp-mode", "enforce", "--af-xdp", "--workers", "2"),
 }
 
 
@@ -136,10 +142,13 @@ class Collector:
         self._url = found[1]
         time.sleep(1.0)
 
+    def metrics(self) -> list[Metric]:
+        with urllib.request.urlopen(self._url) as answer:
+            return list(text_string_to_metric_families(answer.read().decode()))
+
     def counts(self) -> tuple[int, int]:
         """Datagrams received and lost on the way into it (by the kernel, by the gate's sockets)."""
-        with urllib.request.urlopen(self._url) as answer:
-            families = list(text_string_to_metric_families(answer.read().decode()))
+        families = self.metrics()
         values = {family.name: sum(sample.value for sample in family.samples) for family in families}
         return int(values.get("pyflowx_received_packets", 0)), int(values["pyflowx_socket_dropped_packets"])
 
