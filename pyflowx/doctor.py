@@ -48,6 +48,7 @@ def checks() -> Iterator[Check]:
     """All of them, one after the other."""
     yield from _host()
     yield from _collect()
+    yield from _workers()
     yield from _gate()
     yield from _export()
 
@@ -106,6 +107,12 @@ def _collect(root: Path = host.ROOT) -> Iterator[Check]:
         yield Check("collect", "UDP checksums", WARN, f"{counted.bad} datagrams with wrong checksums", advice)
     yield _backlog(root)
     yield from _interfaces(root)
+
+
+def _workers() -> Iterator[Check]:
+    from pyflowx.kernel.probe import WORKERS_NEED
+
+    yield from _probed("collect", *WORKERS_NEED)
 
 
 def _gate() -> Iterator[Check]:

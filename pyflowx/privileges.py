@@ -15,8 +15,11 @@ import struct
 
 from pyflowx.errors import ConfigError, KernelError
 
-CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 10, 12, 13  # linux/capability.h
+CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 0, 1, 2, 3  # linux/capability.h
+CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 10, 12, 13
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
+FILES = (CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER)
+"""To read and write files as root does."""
 _VERSION_3 = 0x20080522
 _PR_SET_KEEPCAPS, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 8, 24, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -58,7 +61,16 @@ def _permitted() -> int:
 def drop(user: pwd.struct_passwd | None = None, *also: int) -> None:
     """Become ``user`` (None: stay who we are) and keep the needed capabilities and ``also`` these, of those that we
     have."""
-    kept = needed(*also) & _permitted()
+    _keep(needed(*also), user)
+
+
+def keep(*capabilities: int) -> None:
+    """Only these, of those that we have."""
+    _keep(sum(1 << capability for capability in capabilities), None)
+
+
+def _keep(wanted: int, user: pwd.struct_passwd | None) -> None:
+    kept = wanted & _permitted()
     try:
         if kept != _permitted() or user is not None:
             for capability in range(_last_capability() + 1):

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,18 @@ class TemplateFile:
         self._stale = end + _REFRESH_S
 
 
+_TEMPLATE_KEY = ("exporter", "version", "observation_domain_id", "template_id")
+
+
 class SharedTemplates:
     """The Templates of several processes, as a :class:`TemplateFile` wants them.
 
-    ``worker_of``: whose the Templates of an exporter (16 octets) and Observation Domain are. ``states``: of each
-    process what :meth:`~pyflowx.wire.TemplateStore.dump` gave last; at first its share of what was loaded.
+    ``worker_of``: whose the Templates of an exporter (16 octets) and Observation Domain are, None: anybody's.
+    ``states``: of each process what :meth:`~pyflowx.wire.TemplateStore.dump` gave last; at first its share of what was
+    loaded.
     """
 
-    def __init__(self, count: int, limits: TemplateLimits, worker_of: Callable[[bytes, int], int]) -> None:
+    def __init__(self, count: int, limits: TemplateLimits, worker_of: Callable[[bytes, int], int] | None) -> None:
         self.limits, self.changes = limits, 0
         self._worker_of = worker_of
         self._elements: dict[tuple[str, int, int], dict[str, Any]] = {}
@@ -133,6 +138,9 @@ class SharedTemplates:
     def load(self, state: bytes) -> int:
         """ConfigError where the octets are not such a state."""
         count = TemplateStore(limits=self.limits).load(state)
+        if self._worker_of is None:
+            self.states = [state] * len(self.states)
+            return count
         whole = json.loads(state)
         shares: list[dict[str, Any]] = [{**whole, "templates": []} for _ in self.states]
         for row in whole["templates"]:
@@ -144,8 +152,11 @@ class SharedTemplates:
     def dump(self) -> bytes:
         parts = [json.loads(state) for state in self.states]
         elements = {(row["exporter"], row["pen"], row["id"]): row for part in parts for row in part["elements"]}
-        templates = [row for part in parts for row in part["templates"]]
-        return json.dumps({**parts[0], "templates": templates, "elements": list(elements.values())}).encode()
+        templates: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for row in sorted((row for part in parts for row in part["templates"]), key=itemgetter("refreshed_ns")):
+            templates[itemgetter(*_TEMPLATE_KEY)(row)] = row
+        whole = {**parts[0], "templates": list(templates.values()), "elements": list(elements.values())}
+        return json.dumps(whole).encode()
 
 
 def elements_state(rows: Iterable[dict[str, Any]]) -> bytes:

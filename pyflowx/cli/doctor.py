@@ -57,7 +57,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
 def _process(process: Process) -> dict[str, Any]:
     """What is kept of a snapshot for --json: what tells of losses."""
     snapshot = process.snapshot or {}
-    kept = ("counters", "pipeline", "socket", "domains", "held", "gate", "statistics", "collectors")
+    kept = ("counters", "pipeline", "socket", "domains", "held", "gate", "workers", "statistics", "collectors")
     sections = {name: snapshot[name] for name in kept if name in snapshot}
     return {"path": process.path, "problem": process.problem, **process.hello, **sections}
 
@@ -97,6 +97,12 @@ def _report(process: Process) -> Iterator[str]:
         told = ", ".join(f"{name} {row[name]}" for name in XDP_LOSSES if row[name])
         if told:
             yield f"  AF_XDP socket of {row['interface']} queue {row['queue']}: {told}"
+    for row in process.snapshot.get("workers") or ():
+        how = f"process {row['pid']}" if row["pid"] else "is being started again"
+        yield (
+            f"  worker {row['number']}: {how}, {row['datagrams']} datagrams, {row['dropped']} lost at its socket, "
+            f"{row['restarts']} restarts"
+        )
     for row in process.snapshot.get("domains", ()):
         if row["lost"]:
             whose = f"{row['exporter']} {row['protocol']} domain {row['domain']}"

@@ -208,6 +208,11 @@ class RunningGate:
         self.view: GateView = GateView(gate, self.reload, redirection.sockets)
         self._lost = 0
 
+    @property
+    def redirects(self) -> bool:
+        """Whether datagrams come by AF_XDP."""
+        return self._gating.af_xdp
+
     def start(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Look at datagrams to the sockets that there are."""
         self.gate.listen(addresses)

@@ -91,6 +91,7 @@ class Setup:
 def run(setup: Setup) -> None:
     """The process that the others are children of."""
     from pyflowx.kernel.steering import Steering
+    from pyflowx.privileges import CAP_NET_BIND_SERVICE, FILES, keep
     from pyflowx.transport.sockets import listen_together
 
     with ExitStack() as stack:
@@ -98,6 +99,8 @@ def run(setup: Setup) -> None:
         for listening in together:
             stack.callback(listening.close)
         steering = Steering([list(group) for group in zip(*(one.sockets for one in together), strict=True)])
+        if steering.kind == "BPF" and setup.gate is None:  # which gives up what it does not need itself
+            keep(*FILES, CAP_NET_BIND_SERVICE)
         parent = _Parent(setup, together)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: on_signal(parent.supervisor))
@@ -121,8 +124,12 @@ class _Parent:
         enrichments = [table.enrichment for table in setup.tables]
         types = types_of_added(enrichments, conversion_of(setup.decoding, enrichments))
         self._output = make_output(setup.outputs, setup.form, types)
+        # Queues of AF_XDP sockets are filled by the card: which worker's an exporter is does not depend on its domain.
+        by_queue = setup.gate is not None and setup.gate.redirects
         self.templates = SharedTemplates(
-            setup.count, setup.decoding.limits, lambda exporter, domain: worker_of(exporter, domain, setup.count)
+            setup.count,
+            setup.decoding.limits,
+            None if by_queue else lambda exporter, domain: worker_of(exporter, domain, setup.count),
         )
         self.supervisor = Supervisor(setup.count, _fork, self._begin, self._output, self._take, self._gone, LOG.warning)
         self._told: dict[tuple[Any, ...], int] = {}

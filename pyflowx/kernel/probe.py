@@ -19,6 +19,7 @@ from pyflowx.kernel.filter import libpcap
 from pyflowx.kernel.gate import Gate, GateConfig
 from pyflowx.kernel.headers import find_headers
 from pyflowx.kernel.meter import Meter
+from pyflowx.kernel.steering import Steering
 from pyflowx.kernel.syscall import Map, Program
 
 _ANSWER = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = 2; exit
@@ -147,6 +148,15 @@ def _af_xdp() -> str:
     return "works"
 
 
+def _steering() -> str:
+    with ExitStack() as stack:
+        group = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2)]
+        for sock in group:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind(group[0].getsockname() if sock is not group[0] else ("127.0.0.1", 0))
+        return f"by {Steering([group]).kind}"
+
+
 _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("bcc", "", "compiling", _bcc),
     ("kernel headers", "", "compiling", _headers),
@@ -163,10 +173,13 @@ _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("run time of programs", "5.8", "ns a packet", _statistics),
     ("gate at XDP", "5.10", "--xdp", _gate),
     ("AF_XDP sockets", "5.4", "--af-xdp", _af_xdp),
+    ("steering of workers", "", "--workers", _steering),
     ("our programs", "5.10", "export", _programs),
 )
-UNPRIVILEGED = tuple(name for name, since, *_ in _FEATURES if not since)
+UNPRIVILEGED = tuple(name for name, since, needed_for, _ in _FEATURES if not since and needed_for != "--workers")
 """Features that can be tried by anybody."""
 GATE_NEEDS = ("--xdp", "--af-xdp")
-EXPORT_NEEDS = tuple({needed_for: None for _, _, needed_for, _ in _FEATURES if needed_for not in GATE_NEEDS})
+WORKERS_NEED = ("--workers",)
+_OF_COLLECT = (*GATE_NEEDS, *WORKERS_NEED)
+EXPORT_NEEDS = tuple({needed_for: None for _, _, needed_for, _ in _FEATURES if needed_for not in _OF_COLLECT})
 """What ``pyflowx collect`` and ``pyflowx export`` may want."""

@@ -560,6 +560,16 @@ def test_without_privilege_the_classic_program_steers(
     assert f"{len(sent)} flows" in run.said and "problems" not in run.said
 
 
+@pytest.mark.kernel
+def test_powers_that_are_not_needed_are_given_up(collect: Callable[..., Running]) -> None:
+    run = collect(*DISCARD)
+    for pid in [run.process.pid, *(row["pid"] for row in run.workers())]:
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert int(re.search(r"CapPrm:\s*(\w+)", status)[1], 16) & ~0b100_0000_1111 == 0  # files, low ports
+        assert re.search(r"NoNewPrivs:\s*1", status)
+    assert run.end() == 0
+
+
 def test_a_port_of_other_workers_is_taken(collect: Callable[..., Running], tmp_path: Path) -> None:
     run = collect(*DISCARD, "--no-live")
     command = [*COLLECT, *DISCARD, "--no-live", "--no-metrics", "-p", str(run.port)]
