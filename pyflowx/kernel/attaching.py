@@ -181,6 +181,7 @@ class MeterHooks(Hooks):
         if links.is_loopback(ifindex):
             sides = sides[:1]  # each packet passes both ways: once is enough
         found: list[Attachment] = []
+        self._programs.prepare([self._hook(links, ifindex, side) for side in sides])
         for side in reversed(sides):  # XDP last: a link may come up anew with it, and the kernel then says hello
             self._on_attach(ifindex, side)
             hook, note = "", ""
@@ -193,8 +194,23 @@ class MeterHooks(Hooks):
             undo.callback(_receive_all(ifindex).close)
         return found
 
+    def _hook(self, links: Links, ifindex: int, side: str) -> str:
+        """The program that is tried first."""
+        if side == "egress" or self._config.hook == "tc" or not self._may_xdp(links, ifindex):
+            return self._tc_hook(links, ifindex, side)
+        return "xdp"
+
+    def _may_xdp(self, links: Links, ifindex: int) -> bool:
+        """``auto`` leaves out what is not worth it, and lo, which has no driver."""
+        wanted = links.driver(ifindex) not in _NOT_WORTH_XDP and not links.is_loopback(ifindex)
+        return links.is_ethernet(ifindex) and (wanted or self._config.hook == "xdp")
+
+    @staticmethod
+    def _tc_hook(links: Links, ifindex: int, side: str) -> str:
+        return side if links.is_ethernet(ifindex) else f"{side}_ip"
+
     def _attach_tc(self, links: Links, undo: ExitStack, ifindex: int, side: str) -> str:
-        program = self._programs.load(side if links.is_ethernet(ifindex) else f"{side}_ip")
+        program = self._programs.load(self._tc_hook(links, ifindex, side))
         program_id = self._claim(ifindex, side, program)
         links.attach_tc(ifindex, program, side)
         undo.callback(links.detach_tc, ifindex, side, program_id)
@@ -204,11 +220,9 @@ class MeterHooks(Hooks):
         """The hook and what there is to say of it; no hook where ``auto`` leaves ingress to TC: no native XDP, not
         worth it, or taken."""
         forced = self._config.hook == "xdp"
-        if not links.is_ethernet(ifindex):
+        if not self._may_xdp(links, ifindex):
             if forced:
                 raise KernelError(f"{interface} has no Ethernet headers, which XDP needs; use --hook tc")
-            return "", ""
-        if not forced and links.driver(ifindex) in _NOT_WORTH_XDP:
             return "", ""
         hook, reason = self._put_xdp(links, undo, interface, ifindex, self._programs.load("xdp"), generic=forced)
         if hook or not forced:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from itertools import product
 
 from pyflowx.errors import KernelError
@@ -91,6 +92,22 @@ class Programs(Mapping[str, Program]):
 
     def __len__(self) -> int:
         return len(self._loaded)
+
+    def prepare(self, hooks: Sequence[str]) -> None:
+        """Load those that will be asked for, side by side: the verifier uses one CPU for each. What is wrong with one
+        is said when it is asked for."""
+
+        def prepare(hook: str) -> None:
+            with suppress(KernelError):
+                self.load(hook)
+
+        others = [threading.Thread(target=prepare, args=(hook,)) for hook in hooks[1:] if hook not in self._loaded]
+        for other in others:
+            other.start()
+        for hook in hooks[:1]:
+            prepare(hook)
+        for other in others:
+            other.join()
 
     def load(self, hook: str) -> Program:
         """The program of a hook; the verifier takes its time for each, so that only those in use are loaded."""
