@@ -18,7 +18,7 @@ from pyflowx.live import FeedReader, is_dead
 
 OK, NOTE, WARN, FAIL = "ok", "note", "warn", "fail"
 KERNEL = (5, 10)  # the first that has all that the programs need
-RECEIVE_BUFFER = 8 << 20  # what collect asks for
+RECEIVE_BUFFER = 32 << 20  # what collect asks for
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 _STA_UNSYNC = 0x40  # adjtimex(2)
