@@ -7,7 +7,9 @@ depend on how many flows it has, but for finding the heaviest.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,11 @@ DATAGRAMS = 10
 DATAGRAM_OCTETS = 2048
 _FLOWS_OF_BATCH = 100  # at least; the first batches of a second give more
 _DATAGRAMS_OF_BATCH = 3
+_BATCHES_CHOSEN = 20  # of a second; from then on flows must be ever heavier
 _BATCHES = 64  # that may wait for a snapshot; then the oldest go
 _RATE_ROWS, _RATE_BATCHES, _RATE_EXPORTERS = 4, 8, 1000  # that are looked at for sampling rates
 _RATE_PAUSE_NS = 200_000_000
+_FEW_LABELS = 64
 _OCTETS, _PACKETS = (1, 85), (2, 86)  # the elements that count them: of a delta, in total
 
 
@@ -34,7 +38,7 @@ def take_rows(batch: CommonBatch, rows: Any) -> CommonBatch:
     for name, column in batch.columns.items():
         valid = None if column.valid is None else column.valid[rows]
         values, labels = column.values[rows], column.labels
-        if labels is not None:
+        if labels is not None and len(labels) > _FEW_LABELS:
             codes = np.unique(values if valid is None else values[valid])
             if not len(codes):
                 continue
@@ -44,11 +48,33 @@ def take_rows(batch: CommonBatch, rows: Any) -> CommonBatch:
     return CommonBatch(columns, len(rows))
 
 
-def heaviest(octets: Array, count: int) -> I64:
-    """The rows of the ``count`` largest values, in their order."""
-    if len(octets) <= count:
-        return np.arange(len(octets))
-    return np.sort(np.argpartition(octets, -count)[-count:])
+def heaviest(octets: Array, count: int, least: int = 0) -> I64:
+    """The rows of the ``count`` largest values of those that are at least ``least``, in their order."""
+    rows = np.flatnonzero(octets >= least) if least else np.arange(len(octets))
+    if len(rows) <= count:
+        return rows
+    return np.sort(rows[np.argpartition(octets[rows] if least else octets, -count)[-count:]])
+
+
+def joined(batches: Sequence[CommonBatch]) -> list[CommonBatch]:
+    """Batches that follow each other and have the same columns, with the same labels, as one."""
+    found: list[CommonBatch] = []
+    for _, group in groupby(batches, _shape):
+        some = list(group)
+        columns = {}
+        for name, first in some[0].columns.items() if len(some) > 1 else ():
+            parts = [batch.columns[name] for batch in some]
+            valid = None if first.valid is None else np.concatenate([part.valid for part in parts])
+            columns[name] = first._replace(values=np.concatenate([part.values for part in parts]), valid=valid)
+        found.append(CommonBatch(columns, sum(map(len, some))) if columns else some[0])
+    return found
+
+
+def _shape(batch: CommonBatch) -> list[object]:
+    return [
+        (name, column.values.dtype, column.values.ndim, column.valid is None, column.labels)
+        for name, column in batch.columns.items()
+    ]
 
 
 def _counts(flows: FlowBatch, ids: tuple[int, int]) -> Array:
@@ -75,21 +101,36 @@ class RecentFlows:
     def __init__(self) -> None:
         self.wanted = False
         self._batches: deque[CommonBatch] = deque(maxlen=_BATCHES)
-        self._totals = FlowTotals()
-        self._kept = 0
+        self._begin()
 
-    def _share(self) -> int:
-        """How many flows the next batch may give: half of what is left, so that at low rates nearly all are shown."""
-        return max(_FLOWS_OF_BATCH, (FLOWS - self._kept) // 2)
+    def _begin(self) -> None:
+        self._totals = FlowTotals()
+        self._kept = self._chosen = self._least = 0
+
+    def _choose(self, octets: Array) -> I64 | None:
+        """The rows that a batch gives: half of what is left, so that at low rates nearly all are shown. When there
+        are enough, only of flows as heavy as those that batches before could give, and of less and less batches: at
+        high rates a batch costs a look for its heaviest flow."""
+        if self._kept >= FLOWS and (not len(octets) or octets.max() < self._least):
+            return None
+        share = max(_FLOWS_OF_BATCH, (FLOWS - self._kept) // 2)
+        rows = heaviest(octets, share, self._least if self._kept >= FLOWS else 0)
+        if len(rows) == share < len(octets):
+            self._least = max(self._least, int(octets[rows].min()))
+        self._kept += len(rows)
+        self._chosen += 1
+        if self._chosen > _BATCHES_CHOSEN:
+            self._least *= 2
+        return rows
 
     def add(self, batch: CommonBatch) -> None:
         octets = batch.columns["bytes"].values
         self._totals.flows += len(batch)
         self._totals.octets += int(octets.sum())
         self._totals.packets += int(batch.columns["packets"].values.sum())
-        rows = heaviest(octets, self._share())
-        self._kept += len(rows)
-        self._batches.append(take_rows(batch, rows))
+        rows = self._choose(octets)
+        if rows is not None:
+            self._batches.append(take_rows(batch, rows))
 
     def add_decoded(self, decoded: Decoded) -> None:
         """Of records that are not converted to the common schema otherwise."""
@@ -97,9 +138,9 @@ class RecentFlows:
             if flows.scope_count or not len(flows):
                 continue
             octets, packets = _counts(flows, _OCTETS), _counts(flows, _PACKETS)
-            rows = heaviest(octets, self._share())
-            self._kept += len(rows)
-            self._batches.extend(to_common(Decoded(decoded.protocol, decoded.messages, [flows.take(rows)])))
+            rows = self._choose(octets)
+            if rows is not None:
+                self._batches.extend(to_common(Decoded(decoded.protocol, decoded.messages, [flows.take(rows)])))
             self._totals.flows += len(flows)
             self._totals.octets += int(octets.sum())
             self._totals.packets += int(packets.sum())
@@ -114,8 +155,9 @@ class RecentFlows:
     def take(self) -> tuple[list[CommonBatch], FlowTotals]:
         """What came since the last call, :data:`FLOWS` at most."""
         batches, totals = self._batches, self._totals
-        self._batches, self._totals, self._kept = deque(maxlen=_BATCHES), FlowTotals(), 0
-        found = list(batches)
+        self._batches = deque(maxlen=_BATCHES)
+        self._begin()
+        found = joined(batches)
         if sum(map(len, found)) <= FLOWS:
             return found, totals
         octets = np.concatenate([batch.columns["bytes"].values.astype(np.uint64) for batch in found])

@@ -70,6 +70,32 @@ def test_heaviest() -> None:
     assert heaviest(np.zeros(0), 2).tolist() == []
 
 
+def test_at_high_rates_less_and_less_batches_give_flows() -> None:
+    """One that is far heavier than all is found in whichever it is; everything is counted."""
+    seen = RecentFlows()
+    generator = np.random.default_rng(2)
+    for place in range(200):
+        octets = generator.integers(1, 1000, 5000)
+        octets[7] = 10**9 + place if place in (150, 199) else octets[7]
+        seen.add(flows(octets))
+    assert seen._chosen < 40
+    found, totals = seen.take()
+    assert {10**9 + 150, 10**9 + 199} <= set(octets_of(found))
+    assert totals.flows == 200 * 5000 and sum(map(len, found)) <= recent.FLOWS
+
+
+def test_batches_of_the_same_columns_are_one() -> None:
+    def labelled(codes: list[int], labels: tuple[str, ...]) -> CommonBatch:
+        return flows(codes, name=CommonColumn("label", np.array(codes, np.uint8), np.array(codes) > 0, labels))
+
+    one, two, other = labelled([0, 1], ("a", "b")), labelled([1], ("a", "b")), labelled([1], ("a", "c"))
+    found = recent.joined([one, two, other, flows([9]), flows([8])])
+    assert [len(batch) for batch in found] == [3, 1, 2] and octets_of(found) == [0, 1, 1, 1, 9, 8]
+    name = found[0].columns["name"]
+    assert name.values.tolist() == [0, 1, 1] and name.valid is not None and name.valid.tolist() == [False, True, True]
+    assert recent.joined([]) == []
+
+
 def test_memory_is_bounded_when_nobody_takes() -> None:
     seen = RecentFlows()
     for _ in range(500):
