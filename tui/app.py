@@ -7,7 +7,6 @@ import select
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import ContentSwitcher, Footer, Static
 
@@ -118,9 +116,11 @@ class PyflowxApp(playback.Playback, App[None]):
         self.views = {view.title.lower(): view(self.options) for view in VIEWS}
         self.filter_bar = FilterBar(History(history))
         self._came_from: str | None = None
+        self.lines = {name: Static(id=name) for name in ("screens", "sources", "banner", "status")}
+        self.switcher = ContentSwitcher(initial=screen)
         self._lines: dict[str, object] = {}
         self._reading: set[int] = set()  # sources of which a snapshot is being taken
-        self._first, self._first_filter = screen, filter
+        self._first_filter = filter
 
     # -- what is shown -----------------------------------------------------------------------------------------------
 
@@ -132,16 +132,16 @@ class PyflowxApp(playback.Playback, App[None]):
     @property
     def view(self) -> View:
         """The screen that is seen."""
-        return self.views[str(self.screen_stack[0].query_one(ContentSwitcher).current)]
+        return self.views[str(self.switcher.current)]
 
     def compose(self) -> ComposeResult:
-        yield Static(id="screens")
-        yield Static(id="sources")
-        yield Static(id="banner")
-        with ContentSwitcher(initial=self._first):
+        yield self.lines["screens"]
+        yield self.lines["sources"]
+        yield self.lines["banner"]
+        with self.switcher:
             yield from self.views.values()
         yield self.filter_bar
-        yield Static(id="status")
+        yield self.lines["status"]
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -150,7 +150,7 @@ class PyflowxApp(playback.Playback, App[None]):
             self.notify(f"There is no theme {self.settings.theme}; t shows which there are", severity="warning")
         if self.settings.keys:
             self.set_keymap(dict(self.settings.keys))
-        self.query_one("#sources").display = len(self.states) > 1
+        self.lines["sources"].display = len(self.states) > 1
         self.set_interval(POLL_S, self.poll)
         if self.is_web:
             self.set_interval(POLL_S, self._end_with_server)
@@ -182,8 +182,7 @@ class PyflowxApp(playback.Playback, App[None]):
             if place not in self._reading:
                 self._read(place, state.steps())
         self.watch_recordings()
-        with suppress(NoMatches):  # when the application ends, its widgets go first
-            self._chrome()
+        self._chrome()
 
     def _read(self, place: int, steps: Iterator[bool]) -> None:
         """A step of what a source has. A key that was pressed meanwhile goes before the next one."""
@@ -194,9 +193,7 @@ class PyflowxApp(playback.Playback, App[None]):
             self._reading.discard(place)
             return
         if place == self.current and place not in self.frozen:
-            if (
-                state.store is not store or store.evicted != evicted
-            ):  # rows have other places now: nothing may be drawn before
+            if state.store is not store or store.evicted != evicted:  # rows have other places: not to be drawn before
                 self.view.refresh_from(state)
             elif news:
                 self.call_later(self._show_news, state)
@@ -222,7 +219,7 @@ class PyflowxApp(playback.Playback, App[None]):
 
     def _line(self, name: str, content: Content) -> Static:
         """A line of the chrome, drawn anew only where it says something else."""
-        line = self.screen_stack[0].query_one(f"#{name}", Static)
+        line = self.lines[name]
         if self._lines.get(name) != (shown := (content.plain, tuple(content.spans))):
             self._lines[name] = shown
             line.update(content)
@@ -237,7 +234,7 @@ class PyflowxApp(playback.Playback, App[None]):
         if action in playback.STEERS:
             return self.replayed() is not None
         needed = _SUPPORTED.get(action)
-        if needed is not None and self.is_running and self.screen_stack:
+        if needed is not None and self.is_running:
             return needed in self.view.supports
         return True
 
@@ -249,7 +246,7 @@ class PyflowxApp(playback.Playback, App[None]):
         self._show(name)
 
     def _show(self, name: str) -> None:
-        self.screen_stack[0].query_one(ContentSwitcher).current = name
+        self.switcher.current = name
         self._close_filter()
         self.again()
         self.view.focus_first()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from textual import events
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
@@ -147,6 +148,10 @@ class TableView(View):
 
     def compose(self) -> ComposeResult:
         yield self.table
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Columns depend on how wide it is, which is not known before it is seen."""
+        self.again()
 
     def rows(self, state: State) -> Rows:
         """All rows there are; ``order`` is left to the filter and the order that the user has chosen."""

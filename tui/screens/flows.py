@@ -100,7 +100,7 @@ class FlowsView(TableView):
             return
         self._shape = shape
         spark = 16 if wide >= _WIDE else 0
-        room = min(39, max(15, (wide - 44 - spark) // 2))
+        room = min(39, max(15, (wide - 46 - spark) // 2))
         address = min(room, 24) if options.names else room if store.has_ipv6 else 15
         first = [self._address(spec_of(name, store.types[name]), address) for name in FIRST]
         others = [

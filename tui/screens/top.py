@@ -69,7 +69,7 @@ class TopView(TableView):
         specs = [self._of(each) for each in by]
         specs += [
             ColumnSpec("rate", sums, 7, align="right", render=render, style="number"),
-            ColumnSpec("share", "Share", bar, min_width=6, render=cells.bars(bar), style="bar"),
+            ColumnSpec("share", "Share", bar, render=cells.bars(bar), style="bar"),
             ColumnSpec("percent", "%", 6, align="right", render=cells.shares, style="number"),
             ColumnSpec("packet_rate", counted, 7, align="right", render=render, style="dim"),
             ColumnSpec("flows", "Flows", 6, align="right", render=cells.counts, style="dim"),
