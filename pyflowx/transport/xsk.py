@@ -27,7 +27,7 @@ from typing import Any, Self
 import numpy as np
 
 from pyflowx.batch import I32, I64, U8, Array
-from pyflowx.errors import KernelError
+from pyflowx.errors import ConfigError, KernelError
 
 _AF_XDP, _SOL_XDP = 44, 283
 _MMAP_OFFSETS, _RX_RING, _UMEM_REG, _FILL_RING, _COMPLETION_RING, _STATISTICS, _OPTIONS = 1, 2, 4, 5, 6, 7, 8
@@ -50,12 +50,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def chunk_octets(interface: str) -> int:
-    """The size of a frame's place in memory that holds what the interface receives, as far as there is one."""
+    """The size of a frame's place in memory that holds what the interface receives, as far as there is one. ConfigError
+    for an interface that is not there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         try:
             answer = fcntl.ioctl(asking, _SIOCGIFMTU, struct.pack("16si20x", interface.encode(), 0))
         except OSError as error:
-            raise KernelError(f"interface {interface}: {error.strerror}") from error
+            raise ConfigError(
+                f"no interface {interface}: {error.strerror}; ip link lists those that there are"
+            ) from error
     mtu: int = struct.unpack_from("i", answer, 16)[0]
     return 2048 if mtu + _LINK_OCTETS <= frame_octets(2048) else 4096
 

@@ -28,7 +28,7 @@ from pyflowx.kernel.links import Links
 from pyflowx.kernel.syscall import Program
 
 RATE, SECONDS, GOOD = 1_000_000, 6.0, 5000
-PIECE = 4096  # frames a call
+PIECE = 512  # frames a call
 LIVE_FRAMES = 2
 SECOND, MAC = "pfxi1", "02:00:00:00:00:11"
 ROWS: dict[str, tuple[str, ...]] = {

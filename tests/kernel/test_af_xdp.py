@@ -21,7 +21,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 
 from pyflowx.batch import V4_MAPPED
-from pyflowx.errors import KernelError
+from pyflowx.errors import ConfigError, KernelError
 from pyflowx.gateview import GateView
 from pyflowx.kernel.gate import GateConfig
 from pyflowx.metrics import COLLECTOR
@@ -29,10 +29,10 @@ from pyflowx.transport.af_xdp import AfXdpReceiver
 from pyflowx.transport.udp import UdpReceiver
 from pyflowx.transport.xsk import XskSocket, chunk_octets, frame_octets, open_sockets, receive_queues
 
-spec = importlib.util.spec_from_file_location("gate_collect", Path(__file__).with_name("test_gate_collect.py"))
-gate_collect = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(gate_collect)
-Collecting, PORT, v5 = gate_collect.Collecting, gate_collect.PORT, gate_collect.v5
+spec = importlib.util.spec_from_file_location("gate_collector", Path(__file__).with_name("gate_collector.py"))
+gate_collector = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gate_collector)
+Collecting, PORT, v5 = gate_collector.Collecting, gate_collector.PORT, gate_collector.v5
 
 pytestmark = pytest.mark.kernel
 
@@ -218,7 +218,7 @@ def test_a_queue_that_is_taken(wire):
             XskSocket("v", ifindex, 0)
         with pytest.raises(KernelError, match="no AF_XDP socket for v queue 99: Invalid argument"):
             XskSocket("v", ifindex, 99)
-        with pytest.raises(KernelError, match="interface nowhere: No such device"):
+        with pytest.raises(ConfigError, match="no interface nowhere: No such device"):
             chunk_octets("nowhere")
         assert receive_queues("v") >= 1 and receive_queues("lo") == 1
 
