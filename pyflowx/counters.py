@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,9 @@ class ProtocolCounts:
     flows: int = 0
     options: int = 0
     templates: int = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ProtocolCounts, (self.messages, self.flows, self.options, self.templates)
 
 
 def _no_problems() -> I64:
@@ -42,14 +46,27 @@ class ExporterCounts:
     last_ns: int = 0
     clock_skew_ns: int = 0
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Thousands of them go from process to process each second, and most have no problems."""
+        problems = self.problems.tobytes() if self.problems.any() else b""
+        parts = self.datagrams, self.octets, problems, self.protocols, self.last_ns, self.clock_skew_ns
+        return _exporter_counts, parts
+
     def merge(self, other: ExporterCounts) -> None:
         """Add what another process counted."""
         self.datagrams += other.datagrams
         self.octets += other.octets
-        self.problems = self.problems + other.problems
+        self.problems = self.problems + other.problems if other.problems.any() else self.problems
         _merge_protocols(self.protocols, other.protocols)
         if other.last_ns >= self.last_ns:
             self.last_ns, self.clock_skew_ns = other.last_ns, other.clock_skew_ns
+
+
+def _exporter_counts(datagrams: int, octets: int, problems: bytes, *others: Any) -> ExporterCounts:
+    return ExporterCounts(datagrams, octets, np.frombuffer(problems, np.int64) if problems else _NONE, *others)
+
+
+_NONE = _no_problems()  # of many: nobody adds to what came from another process
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -86,10 +86,16 @@ class SequenceCounts:
     def lost(self) -> int:
         return self.missing - self.late
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SequenceCounts, (self.missing, self.late, self.gaps, self.reordered, self.restarts)
+
     def merge(self, other: SequenceCounts) -> None:
         """Add what another process counted."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.missing += other.missing
+        self.late += other.late
+        self.gaps += other.gaps
+        self.reordered += other.reordered
+        self.restarts += other.restarts
 
 
 @dataclass(slots=True)

@@ -1,4 +1,8 @@
-"""``pyflowx collect --workers``: several processes that share the ports, and the one that starts and shows them."""
+"""``pyflowx collect --workers``: several processes that share the ports, and the one that starts and shows them.
+
+Tables of ``--enrich`` are loaded once, before workers are forked, and shared until one is loaded again: each worker
+does that by itself, and has it on its own from then on.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -138,7 +143,7 @@ class _Parent:
     def run(self) -> None:
         supervisor, view = self.supervisor, self._view
         on_hangup(supervisor, self._again)
-        supervisor.each_second += [view.refresh, Watch(view)]
+        supervisor.each_second += [_Paced(view.refresh), Watch(view)]
         addresses, gate = self._together[0].addresses, self._setup.gate
         try:
             with collector_served(self._setup.operation, view, addresses[0][1], supervisor.watch):
@@ -270,7 +275,7 @@ class _Working:
         source = gate.source(receiver, wake_fd, self._worker.number, count) if gate is not None else receiver
         self._set_signals()
         states = StateSender(view.templates, lambda octets, count: self._send(Event.STATE, count, octets))
-        collector.each_second += [self._share, states.keep, self._report]
+        collector.each_second += [self._share, states.keep, _Paced(self._report)]
         threading.Thread(target=self._obey, name="commands", daemon=True).start()
         with enriching.kept(setup.tables):
             if self._worker.restarts:
@@ -341,6 +346,20 @@ class _Working:
 
         open_anew(self._parts.view)
         self._send(Event.REOPENED)
+
+
+class _Paced:
+    """Leaves a function out so often that it takes a twentieth of the time at most: exporters may be thousands."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function, self._next = function, 0.0
+
+    def __call__(self) -> None:
+        begin = time.monotonic()
+        if begin >= self._next:
+            self._function()
+            end = time.monotonic()
+            self._next = end + 20 * (end - begin)
 
 
 def _fork() -> int:
