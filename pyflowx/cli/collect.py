@@ -35,6 +35,7 @@ Examples:
   pyflowx collect -p 9995 -f common -s discard     count only
   pyflowx collect -p 9995 --xdp eth0               count in the kernel what is no export message
   pyflowx collect -p 9995 --xdp eth0 --xdp-mode enforce --allow 192.0.2.0/24 --rate-limit 5000
+  pyflowx collect -p 9995 --xdp eth0 --af-xdp      good datagrams past the network stack
   pyflowx collect -p 9995 -f common --workers auto -s parquet -o /srv/flows --interval 5m
 """
 
