@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import sys
@@ -449,6 +450,14 @@ FILTER_HELP = (
     ("proto:udp", "a protocol by its name; flags:SA TCP flags"),
     ("a and not (b or c)", "together; what stands side by side is and"),
 )
+
+
+def run(app: PyflowxApp) -> None:
+    """Until the user quits. What has been loaded until now stays: to look it through for garbage once more would take
+    longer than a key may wait."""
+    gc.collect()
+    gc.freeze()
+    app.run()
 
 
 def suitable_theme() -> str:

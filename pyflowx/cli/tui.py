@@ -66,7 +66,7 @@ def command(
     watched = Watched.take(options)
     if not web:
         _check_terminal()
-    from pyflowx_tui.app import PyflowxApp
+    from pyflowx_tui.app import PyflowxApp, run
     from pyflowx_tui.query import Query, QueryError
     from pyflowx_tui.settings import Settings, history_file
 
@@ -84,7 +84,7 @@ def command(
     sources, words = watched.open(), watched.arguments()
     app = PyflowxApp(sources, settings, history=history_file(), connect=words, screen=screen, filter=query or "")
     try:
-        app.run()
+        run(app)
     finally:
         for source in sources:
             source.close()

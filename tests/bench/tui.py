@@ -18,6 +18,7 @@ import struct
 import sys
 import termios
 import time
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,7 +70,7 @@ class Load:
 
 
 def child(options: argparse.Namespace) -> None:
-    from pyflowx_tui.app import PyflowxApp
+    from pyflowx_tui.app import PyflowxApp, run
     from pyflowx_tui.settings import Settings
 
     app = PyflowxApp([Load(options.flows)], Settings(theme="textual-dark"), screen=options.screen)
@@ -77,10 +78,10 @@ def child(options: argparse.Namespace) -> None:
         import cProfile
 
         profile = cProfile.Profile()
-        profile.runcall(app.run)
+        profile.runcall(run, app)
         profile.dump_stats(options.profile)
     else:
-        app.run()
+        run(app)
 
 
 @contextmanager
@@ -118,6 +119,32 @@ def read_for(fd: int, seconds: float) -> bytes:
 def cpu_seconds(pid: int) -> float:
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def echo_delays(rng: np.random.Generator) -> list[float]:
+    """Seconds from a key to its echo by a program that does nothing else: what terminal and machine take anyhow."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        tty.setraw(0)
+        os.execvp("cat", ["cat", "-u"])
+    read_for(fd, 0.5)
+    found = []
+    for _ in range(KEYS):
+        time.sleep(float(rng.uniform(0.05, 0.15)))
+        begin = time.monotonic()
+        os.write(fd, b"k")
+        os.read(fd, 16)
+        found.append(time.monotonic() - begin)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(fd)
+    return found
+
+
+def told(delays: list[float]) -> str:
+    delays = sorted(delays)
+    p95 = delays[int(0.95 * len(delays))]
+    return f"median {1e3 * statistics.median(delays):.0f} ms, 95% {1e3 * p95:.0f} ms, most {1e3 * delays[-1]:.0f} ms"
 
 
 def cursor_line(painted: bytes) -> int | None:
@@ -159,16 +186,13 @@ def main() -> None:
         before, begin = cpu_seconds(pid), time.monotonic()
         octets = len(read_for(fd, options.seconds))
         share = (cpu_seconds(pid) - before) / (time.monotonic() - begin)
-        delays = sorted(key_to_paint(fd, np.random.default_rng(2)))
+        delays = key_to_paint(fd, np.random.default_rng(2))
+    anyhow = echo_delays(np.random.default_rng(3))
     print(
-        f"{options.flows} flows, all changed at 2 Hz, {options.screen} at {options.size}: {100 * share:.1f}% of a core,"
+        f"{options.flows} flows, all changed at 2 Hz, {options.screen} at {options.size}: {100 * share:.1f}% of a core"
     )
     print(f"{octets / options.seconds / 1e3:.0f} kB/s to the terminal")
-    p95 = delays[int(0.95 * len(delays))]
-    print(
-        f"key to paint: median {1e3 * statistics.median(delays):.0f} ms, 95% {1e3 * p95:.0f} ms, "
-        f"most {1e3 * delays[-1]:.0f} ms ({len(delays)} keys)"
-    )
+    print(f"key to paint: {told(delays)} ({KEYS} keys); an echo takes {told(anyhow)}")
 
 
 if __name__ == "__main__":
