@@ -227,8 +227,8 @@ def test_no_text_steers_the_terminal(source: int, demo: Callable[[], list[Source
 # --- recording and playing --------------------------------------------------------------------------------------------
 
 
-def test_record_and_play(demo: Callable[[], list[Source]], drive: Drive, tmp_path: Path) -> None:
-    live = demo()[0]
+def test_record_and_play(demo: Callable[..., list[Source]], drive: Drive, tmp_path: Path) -> None:
+    live = demo(60)[0]
     snapshots = live.poll()
     feed = ListSource(live.name, live.hello or {}, snapshots[:10])
 
