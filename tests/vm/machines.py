@@ -60,7 +60,7 @@ class Machine(ABC):
             raise Failed(f"{self.name}: {done.stderr}")
         return done.stdout
 
-    def wait(self, timeout: float = 240) -> None:
+    def wait(self, timeout: float = 300) -> None:
         """Until the machine answers."""
         self._until(lambda: self.execute("true").status == 0, timeout)
 
@@ -82,7 +82,7 @@ class Machine(ABC):
         before = self.run("cat /proc/sys/kernel/random/boot_id")
         self.execute("sync; (sleep 0.5; echo b > /proc/sysrq-trigger) > /dev/null 2>&1 &")
         time.sleep(1)
-        self._until(lambda: self.run("cat /proc/sys/kernel/random/boot_id") != before, 240)
+        self._until(lambda: self.run("cat /proc/sys/kernel/random/boot_id") != before, 300)
         self.booted()
         self.run(f"sh -s {self.name}", (VAGRANT / "network.sh").read_bytes())
 
@@ -108,7 +108,7 @@ class Machine(ABC):
         self.services.clear()
 
     def wait_until(self, condition: str) -> None:
-        """Until a command of the shell succeeds; raises :class:`Failed` after two minutes."""
+        """Until a command of the shell succeeds; raises :class:`Failed` after five minutes."""
         self.run(_patiently(condition))
 
 
@@ -146,9 +146,9 @@ class Running:
 
 
 def _patiently(condition: str) -> str:
-    """Shell: waits up to two minutes for a condition, and fails then."""
+    """Shell: waits up to five minutes for a condition, and fails then."""
     until = f"until {{ {condition}; }} 2> /dev/null; do [ $(date +%s) -lt $end ] && sleep 0.3 || exit 1; done"
-    return f"end=$(($(date +%s) + 120)); {until}"
+    return f"end=$(($(date +%s) + 300)); {until}"
 
 
 class Lap:

@@ -104,7 +104,9 @@ class QemuMachine(Machine):
 
     def booted(self) -> None:
         for number, (_, address) in enumerate(self.links, 1):
-            self.run(f"ip address replace {address}/24 dev eth{number} && ip link set eth{number} up")
+            link = f"eth{number}"
+            self.wait_until(f"[ -e /sys/class/net/{link} ]")  # the agent may be there before the driver
+            self.run(f"ip address replace {address}/24 dev {link} && ip link set {link} up")
 
     def end(self) -> None:
         if self._socket:
