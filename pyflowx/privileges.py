@@ -1,9 +1,9 @@
 """Give up what is not needed once the programs are attached.
 
 Reading maps, detaching, and attaching to an interface that comes back need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN
-(before Linux 5.8: CAP_SYS_ADMIN), promiscuous interfaces and AF_XDP sockets CAP_NET_RAW too. All other powers of root
-are not needed any more. A thread has its own capabilities: those that were started before keep theirs, so that this
-comes before any is.
+(before Linux 5.8: CAP_SYS_ADMIN), promiscuous interfaces and AF_XDP sockets CAP_NET_RAW too, the latter also
+CAP_IPC_LOCK for their memory. All other powers of root are not needed any more. A thread has its own capabilities:
+those that were started before keep theirs, so that this comes before any is.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import struct
 from pyflowx.errors import ConfigError, KernelError
 
 CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 0, 1, 2, 3  # linux/capability.h
-CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW = 10, 12, 13
+CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK = 10, 12, 13, 14
 CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF = 21, 38, 39
 FILES = (CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER)
 """To read and write files as root does."""

@@ -154,6 +154,8 @@ class _Redirection:
         from pyflowx.transport.xsk import chunk_octets, frame_octets
 
         self.gate: Gate | None = None
+        self.is_shared = False
+        """Whether workers read, who know the sockets that there were when they began."""
         self._octets = recv_buffer
         self.receiver: AfXdpReceiver | None = None
         self._sockets: dict[int, list[XskSocket]] = {}
@@ -169,6 +171,9 @@ class _Redirection:
         from pyflowx.transport.xsk import open_sockets
 
         if not self._chunk or self.gate is None or at.ifindex in self._sockets:
+            return
+        if self.is_shared:
+            LOG.warning(f"AF_XDP on {at.interface} needs a start of the collector; its datagrams come by other sockets")
             return
         try:
             self._sockets[at.ifindex] = found = open_sockets(at.interface, at.ifindex, self._chunk, self._octets)
@@ -186,10 +191,12 @@ class _Redirection:
         gone = self._sockets.pop(ifindex, [])
         self._changed()
         for each in gone:
+            if self.gate is not None:
+                self.gate.keep(each.interface, each.queue)  # workers have it open too
             each.close()
 
     def close(self) -> None:
-        self.receiver = None
+        self.receiver = self.gate = None
         for ifindex in list(self._sockets):
             self.gone(ifindex)
 
@@ -216,14 +223,16 @@ class RunningGate:
     def start(self, addresses: Sequence[tuple[str, int]]) -> None:
         """Look at datagrams to the sockets that there are."""
         self.gate.listen(addresses)
+        self._redirection.is_shared = self._redirection.receiver is None
         for at in self.gate.attachments:
             LOG.info(f"gate on {at.interface} ({at.hook}): " + _DOES[self.gate.config.enforce])
 
     def before(self, receiver: UdpReceiver, collector: Collector) -> Source:
         """Start, and go on while the collector runs; what it is to read from."""
+        source = self.source(receiver, collector.wake_fd)
         self.start(receiver.addresses)
         collector.each_second.append(self.watch)
-        return self.source(receiver, collector.wake_fd)
+        return source
 
     def source(self, receiver: UdpReceiver, wake_fd: int, worker: int = 0, workers: int = 1) -> Source:
         """The receiver, with what comes by AF_XDP, if anything does: of one of several workers its queues."""
@@ -275,13 +284,13 @@ def gated(gating: Gating, inputs: Inputs) -> Iterator[RunningGate | None]:
         yield None
         return
     from pyflowx.kernel.gate import Gate
-    from pyflowx.privileges import CAP_NET_BIND_SERVICE, CAP_NET_RAW, drop, find_user
+    from pyflowx.privileges import CAP_IPC_LOCK, CAP_NET_BIND_SERVICE, CAP_NET_RAW, drop, find_user
 
     if not inputs.addresses:
         raise ConfigError("--xdp is for datagrams from the network, and there is only --pcap; leave one of them out")
     user = find_user(gating.user) if gating.user else None
     low = any(0 < port < _PRIVILEGED_PORTS for _, port in inputs.addresses)
-    kept = [CAP_NET_BIND_SERVICE] * low + [CAP_NET_RAW] * gating.af_xdp
+    kept = [CAP_NET_BIND_SERVICE] * low + [CAP_NET_RAW, CAP_IPC_LOCK] * gating.af_xdp
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())  # until the collector has its own: detach
     with closing(_Redirection(gating, inputs.recv_buffer)) as redirection:
         config = gating.config(inputs, redirection.frame_length)

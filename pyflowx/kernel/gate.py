@@ -246,8 +246,13 @@ class Gate:
         return len(self._prefixes)
 
     def redirect(self, interface: str, queue: int, fd: int) -> None:
-        """Hand what is good on a receive queue to an AF_XDP socket that is bound there, until that is closed."""
+        """Hand what is good on a receive queue to an AF_XDP socket that is bound there, until nobody has it open or
+        :meth:`keep`."""
         self._port(interface).sockets.update(struct.pack("=I", queue), struct.pack("=I", fd))
+
+    def keep(self, interface: str, queue: int) -> None:
+        """Hand nothing to AF_XDP there any more."""
+        self._port(interface).sockets.delete(struct.pack("=I", queue))
 
     # what it tells user space
 

@@ -13,6 +13,7 @@ Memory and rings are shared mappings: a process that was forked goes on where an
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -45,6 +46,12 @@ _SIOCGIFMTU, _SIOCETHTOOL, _GCHANNELS = 0x8921, 0x8946, 0x3C
 
 RECEIVED, BAD_CHECKSUM, UNREADABLE = 0, 1, 2  # what we count ourselves
 _COUNTED = ("received", "bad_checksum", "unreadable")
+
+_HINTS = {
+    errno.EPERM: "; it needs root or CAP_NET_RAW",
+    errno.ENOBUFS: " as locked memory; it needs CAP_IPC_LOCK, a higher limit (ulimit -l) or a smaller --recv-buffer",
+    errno.EBUSY: "; another program has it",
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -126,8 +133,7 @@ class XskSocket:
             try:
                 self._open()
             except OSError as error:
-                hint = "; it needs root or CAP_NET_RAW" if isinstance(error, PermissionError) else ""
-                reason = f"{error.strerror}{hint}"
+                reason = f"{error.strerror}{_HINTS.get(error.errno or 0, '')}"
                 raise KernelError(f"no AF_XDP socket for {interface} queue {queue}: {reason}") from error
             on_error.pop_all()
 

@@ -22,7 +22,7 @@ import pytest
 from pyflowx.kernel import syscall
 from pyflowx.kernel.links import Links
 from pyflowx.kernel.syscall import Program
-from pyflowx.privileges import CAP_NET_RAW, needed
+from pyflowx.privileges import CAP_IPC_LOCK, CAP_NET_RAW, needed
 
 pytestmark = pytest.mark.kernel
 
@@ -145,7 +145,7 @@ def test_it_runs_as_whom_it_is_told(wire, sender):
             with open(f"/proc/{run.process.pid}/status") as status:
                 said = dict(line.split(":\t", 1) for line in status.read().splitlines() if ":\t" in line)
             assert set(said["Uid"].split()) == {str(pwd.getpwnam("nobody").pw_uid)}
-            assert int(said["CapEff"], 16) == needed(CAP_NET_RAW)
+            assert int(said["CapEff"], 16) == needed(CAP_NET_RAW, CAP_IPC_LOCK)
             with wire.far:
                 sender([frame(v5(9)), frame(b"garbage")]).send()
             run.until(lambda: run.outcomes() == {"redirected": 1, "bad_version": 1})
@@ -229,7 +229,8 @@ def test_a_program_that_somebody_took_off_is_restored(wire, collect):
     run.end()
 
 
-def test_without_a_driver_that_has_xdp_the_kernels_own_serves(wire, collect):
+@pytest.mark.parametrize(("option", "outcome"), [([], "passed"), (["--af-xdp"], "redirected")], ids=["", "AF_XDP"])
+def test_without_a_driver_that_has_xdp_the_kernels_own_serves(wire, collect, option, outcome):
     """VXLAN has no native XDP."""
     for number, namespace in enumerate((wire.near, wire.far), 1):
         remote = ["remote", f"10.9.0.{3 - number}", "dstport", "4789", "dev", "v"]
@@ -239,11 +240,11 @@ def test_without_a_driver_that_has_xdp_the_kernels_own_serves(wire, collect):
     refused = collect("--xdp", "x", "--udp-gro", ready="")
     assert refused.process.wait() == 2
     assert "--udp-gro: x has no native XDP" in refused.said and wire.near.attached() == []
-    run = collect("--xdp", "x", "--xdp-mode", "enforce", ready="gate on x (xdp-generic)")
+    run = collect("--xdp", "x", "--xdp-mode", "enforce", *option, ready="gate on x (xdp-generic)")
     with wire.far, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
         for payload in (v5(9), b"garbage"):
             out.sendto(payload, ("10.8.0.1", PORT))
-    run.until(lambda: run.outcomes("x") == {"passed": 1, "bad_version": 1})
+    run.until(lambda: run.outcomes("x") == {outcome: 1, "bad_version": 1})
     assert len(run.end()) == 1
     assert wire.near.attached() == []
 
