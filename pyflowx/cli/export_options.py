@@ -52,7 +52,7 @@ def meter_options(command: _F) -> _F:
         click.option(
             "--run-statistics",
             is_flag=True,
-            help="Measure ns a packet on and on (20 to 70 ns a packet), not of the first million packets only.",
+            help="Measure ns a packet on and on (20 to 70 ns a packet), not of the first 100,000 packets only.",
         ),
     )
     return _with(command, options)

@@ -150,7 +150,7 @@ def nfdump_totals(folder):
 
 
 def wait_until(condition):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it did not come up"
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import random
@@ -104,21 +105,17 @@ def nfdump_rows(folder):
             yield {"src_port": 0, "dst_port": 0, **row, **ends, "packets": row["in_packets"], "bytes": row["in_bytes"]}
 
 
+def tasks_there():
+    """(name, what it waits for) of each thread in the metered namespace."""
+    for pid in demo.run("ip", "netns", "pids", HERE).split():
+        for task in Path(f"/proc/{pid}/task").glob("*"):
+            with contextlib.suppress(OSError):  # it has just ended
+                yield (task / "comm").read_text().strip(), (task / "wchan").read_text()
+
+
 def are_reading(*names):
-    """Whether programs in the metered namespace, which are to read packets, wait for some."""
-    waiting = set()
-    for task in (task for pid in namespace_pids() for task in Path(f"/proc/{pid}/task").glob("*")):
-        if "poll" in (task / "wchan").read_text():
-            waiting.add((task / "comm").read_text().strip())
-    return waiting >= set(names)
-
-
-def namespace_pids():
-    return demo.run("ip", "netns", "pids", HERE).split()
-
-
-def programs_there():
-    return {path.read_text().strip() for pid in namespace_pids() if (path := Path(f"/proc/{pid}/comm")).exists()}
+    """Whether programs that are to read packets wait for some."""
+    return {name for name, waits_in in tasks_there() if "poll" in waits_in} >= set(names)
 
 
 def softflowd_packets(control):
@@ -146,7 +143,7 @@ def test_each_flow_has_the_totals_that_softflowd_and_nfpcapd_see(stack, traffic,
     for program in programs:
         program.end()
     demo.run("softflowctl", "-c", control, "shutdown")
-    exports.wait_until(lambda: "softflowd" not in programs_there())
+    exports.wait_until(lambda: "softflowd" not in dict(tasks_there()))
     end_softflowd()
     end_nfpcapd()
     for collector in collectors.values():
