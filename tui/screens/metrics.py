@@ -75,8 +75,8 @@ SERIES: Mapping[str, tuple[Series, ...]] = {
         _LOST,
         _CPU,
         Series("Socket buffer", "%", "$text-warning", _queue, is_count=False, limit=_hundred),
-        Series("Decode", "s/s", "$text-secondary", _counter("decode_seconds")),
-        Series("Output", "s/s", "$text-secondary", _counter("output_seconds")),
+        Series("Decoding", "%", "$text-secondary", _counter("decode_seconds", times=100.0)),
+        Series("Output", "%", "$text-secondary", _counter("output_seconds", times=100.0)),
         _MEMORY,
     ),
     "export": (
