@@ -81,11 +81,21 @@ def _keep(wanted: int, user: pwd.struct_passwd | None) -> None:
             os.setgroups([])
             os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
             os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+            _check_readable(user.pw_name)
         _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
         _set(kept)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     except OSError as error:
         raise KernelError(f"cannot give up privileges: {error.strerror}; run as root, or without --user") from error
+
+
+def _check_readable(name: str) -> None:
+    """Modules are loaded when they are first needed, by whoever we are then."""
+    if not os.access(__file__, os.R_OK):
+        raise ConfigError(
+            f"--user {name}: this user cannot read {os.path.dirname(__file__)}; install pyflowx where all can, such as "
+            "/opt/pyflowx (make install), or give another user"
+        )
 
 
 def _set(capabilities: int) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import pyflowx
 from pyflowx.errors import ConfigError
 from pyflowx.privileges import find_user, needed
 
@@ -51,3 +54,14 @@ def test_a_user_that_is_not_there():
         find_user("no-such-user")
     with pytest.raises(ConfigError, match="--user"):
         find_user("4000000000")
+
+
+@pytest.mark.kernel
+def test_a_user_who_may_not_read_our_modules_is_refused(tmp_path):
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    shutil.copytree(Path(pyflowx.__file__).parent, private / "pyflowx", ignore=shutil.ignore_patterns("*.c", "*.so"))
+    code = "from pyflowx.privileges import drop, find_user; drop(find_user('nobody'))"
+    env = {**os.environ, "PYTHONPATH": str(private)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd="/")
+    assert done.returncode and f"cannot read {private}/pyflowx; install pyflowx where all can" in done.stderr
