@@ -44,6 +44,10 @@ class Machine(ABC):
     def booted(self) -> None:
         """Called when the machine answers after a reboot."""
 
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Called when the machine is about to go: nothing is to wait for an answer that will not come."""
+
     def run(self, command: str, data: bytes = b"") -> str:
         """What ``command`` printed; raises :class:`Failed` where it fails."""
         done = self.execute(command, data)
@@ -81,6 +85,7 @@ class Machine(ABC):
         """As when the power fails and comes back: nothing is ended, nothing is written."""
         before = self.run("cat /proc/sys/kernel/random/boot_id")
         self.execute("sync; (sleep 0.5; echo b > /proc/sysrq-trigger) > /dev/null 2>&1 &")
+        self.disconnect()
         time.sleep(1)
         self._until(lambda: self.run("cat /proc/sys/kernel/random/boot_id") != before, 300)
         self.booted()

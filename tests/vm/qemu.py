@@ -76,9 +76,7 @@ class QemuMachine(Machine):
             while not answer.endswith(b"\n"):
                 answer += self._read()
         except OSError:
-            if self._socket:
-                self._socket.close()
-            self._socket = None
+            self.disconnect()
             raise
         result = json.loads(answer)
         if "error" in result:
@@ -102,6 +100,11 @@ class QemuMachine(Machine):
         out, err = (base64.b64decode(state.get(f"{name}-data", "")) for name in ("out", "err"))
         return Done(state.get("exitcode", 128 + state.get("signal", 0)), out, err.decode(errors="replace"))
 
+    def disconnect(self) -> None:
+        if self._socket:
+            self._socket.close()
+        self._socket = None
+
     def booted(self) -> None:
         for number, (_, address) in enumerate(self.links, 1):
             link = f"eth{number}"
@@ -109,8 +112,7 @@ class QemuMachine(Machine):
             self.run(f"ip address replace {address}/24 dev {link} && ip link set {link} up")
 
     def end(self) -> None:
-        if self._socket:
-            self._socket.close()
+        self.disconnect()
         self.process.kill()
         self.process.wait()
 

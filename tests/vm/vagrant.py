@@ -23,9 +23,12 @@ class VagrantMachine(Machine):
         words = [*self._ssh, f"sudo sh -c {shlex.quote(command)}"]
         done = subprocess.run(words, input=data, capture_output=True)
         if done.returncode == 255:  # of ssh itself
-            subprocess.run([*self._ssh[:-1], "-O", "exit", self.name], capture_output=True)
+            self.disconnect()
             raise ConnectionError(done.stderr.decode())
         return Done(done.returncode, done.stdout, done.stderr.decode())
+
+    def disconnect(self) -> None:
+        subprocess.run([*self._ssh[:-1], "-O", "exit", self.name], capture_output=True)
 
     def booted(self) -> None:
         pass  # the guest's own configuration has the addresses
