@@ -139,7 +139,7 @@ def test_how_a_pipe_cuts_changes_nothing(tmp_path: Path, read_capture: Read, oct
     assert piped == whole(read_capture, path)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS, ids=["pcap <", "pcap >", "pcapng <", "pcapng >", "pcapng < and >"])
 def test_every_octet_changed(tmp_path: Path, read_capture: Read, seed: bytes) -> None:
     path = tmp_path / "a"
     for at in range(min(len(seed), 700)):
