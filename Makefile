@@ -48,8 +48,10 @@ setup: $(VENV)/.test
 demo: $(VENV)/.run
 	@$(SUDO) $(VENV)/bin/python tests/demo.py
 
+# The tests of a file run in one process, in the order of files: the last ones are short. PARALLEL= for one process.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 test: $(VENV)/.test
-	$(SUDO) env $(if $(CI),CI=$(CI)) $(if $(PYFLOWX_VECTORS),PYFLOWX_VECTORS=$(PYFLOWX_VECTORS)) $(VENV)/bin/python -m pytest $(ARGS)
+	$(SUDO) env $(if $(CI),CI=$(CI)) $(if $(PYFLOWX_VECTORS),PYFLOWX_VECTORS=$(PYFLOWX_VECTORS)) $(VENV)/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 # The matrix needs QEMU only. Both take root; nothing that they start outlives them.
 VM_PACKAGES := qemu-system-x86 qemu-utils mmdebstrap e2fsprogs rsync openssh-client iproute2 util-linux

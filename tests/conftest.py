@@ -34,12 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI a skip is a failure unless a probe said why: a feature that this machine has must be tested."""
-    if os.environ.get("CI") != "true":
+    if os.environ.get("CI") != "true" or hasattr(session.config, "workerinput"):  # workers report to the one who counts
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert reporter is not None
     for report in reporter.stats.get("skipped", []):
-        reason = str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+        reason = str(report.longrepr[2]).removeprefix("Skipped: ") if isinstance(report.longrepr, tuple | list) else ""
         if not reason.startswith(PROBE) and not hasattr(report, "wasxfail"):
             reporter.write_line(f"skipped without a probe: {report.nodeid}: {reason}", red=True)
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

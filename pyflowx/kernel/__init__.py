@@ -5,18 +5,15 @@ from pyflowx.kernel.config import MeterConfig
 from pyflowx.kernel.layout import KEY_DTYPE, VALUE_DTYPE, Statistic
 from pyflowx.kernel.links import Attachment
 from pyflowx.kernel.meter import Meter
-from pyflowx.kernel.probe import Feature, probe
 from pyflowx.kernel.samples import PacketSamples
 
 __all__ = [
     "KEY_DTYPE",
     "VALUE_DTYPE",
     "Attachment",
-    "Feature",
     "LinkChange",
     "Meter",
     "MeterConfig",
     "PacketSamples",
     "Statistic",
-    "probe",
 ]

@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
-from pyflowx.kernel import probe, syscall
+from pyflowx.kernel import syscall
 from pyflowx.kernel.filter import libpcap
+from pyflowx.kernel.probe import probe
 
 pytestmark = pytest.mark.kernel
 
@@ -25,7 +26,7 @@ def test_this_host_can_do_everything():
 
 def test_without_privilege_the_messages_say_so():
     code = (
-        "import os; from pyflowx.kernel import probe; os.setuid(65534)\n"
+        "import os; from pyflowx.kernel.probe import probe; os.setuid(65534)\n"
         "for feature in probe(): print(feature.name, feature.present, feature.message, sep='|')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
