@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 _HEAD = struct.Struct("<BIQ")  # kind, octets of the object, octets of data
 _CAPACITY = 1 << 20  # octets of the pipe; more needs privilege
 _READ = 1 << 20
-_LARGEST = 1 << 32
 _MOST_BUFFERS = 1024  # of one writev (IOV_MAX)
 
 
 class Message(NamedTuple):
-    """``kind``: a number that both sides know; ``value``: an object; ``data``: octets."""
+    """``kind``: a number that both sides know; ``value``: an object; ``data``: octets, valid until the next message is
+    asked for."""
 
     kind: int
     value: Any
-    data: bytes
+    data: memoryview
 
 
 class Sending:
@@ -61,32 +61,41 @@ class Receiving:
         self.fd = fd
         self.ended = False
         """Whether nothing more can come."""
-        self._buffer = bytearray()
+        self._room = memoryview(bytearray(_READ))  # as long as the longest message
+        self._head: tuple[int, int, int] | None = None  # of the message whose rest is on its way
+        self._wanted, self._got = _HEAD.size, 0
         os.set_blocking(fd, False)
 
     def receive(self) -> Iterator[Message]:
-        """The messages that are complete with what the pipe holds now (a mebibyte of it at most)."""
-        try:
-            octets = os.read(self.fd, _READ)
-        except BlockingIOError:
-            return
-        self.ended = not octets
-        self._buffer += octets
-        at = 0
-        while len(self._buffer) - at >= _HEAD.size:
-            kind, of_object, of_data = _HEAD.unpack_from(self._buffer, at)
-            begin, middle = at + _HEAD.size, at + _HEAD.size + of_object
-            if of_data > _LARGEST:
-                raise ValueError(f"a message of {of_data} octets")
-            if len(self._buffer) < middle + of_data:
-                break
-            at = middle + of_data
-            with memoryview(self._buffer) as view:
-                # From a process that we forked: it is ourselves.
-                value = pickle.loads(view[begin:middle])  # noqa: S301
-                data = bytes(view[middle:at])
-            yield Message(kind, value, data)
-        del self._buffer[:at]
+        """The messages that the pipe completes now; after a mebibyte it is another one's turn."""
+        read = 0
+        while read < _READ:
+            if self._got < self._wanted:
+                try:
+                    more = os.readv(self.fd, [self._room[self._got : self._wanted]])
+                except BlockingIOError:
+                    return
+                self.ended = not more
+                if self.ended:
+                    return
+                self._got += more
+                read += more
+            elif self._head is None:
+                self._begin()
+            else:
+                yield self._complete(*self._head)
+
+    def _begin(self) -> None:
+        kind, of_object, of_data = self._head = _HEAD.unpack(self._room[: _HEAD.size])
+        self._wanted, self._got = of_object + of_data, 0
+        if self._wanted > len(self._room):
+            self._room = memoryview(bytearray(self._wanted))
+
+    def _complete(self, kind: int, of_object: int, of_data: int) -> Message:
+        self._head, self._wanted, self._got = None, _HEAD.size, 0
+        # From a process that we forked: it is ourselves.
+        value = pickle.loads(self._room[:of_object])  # noqa: S301
+        return Message(kind, value, self._room[of_object : of_object + of_data])
 
     def close(self) -> None:
         os.close(self.fd)

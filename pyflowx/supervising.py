@@ -134,6 +134,11 @@ class Supervisor:
             if worker is not but:
                 self._tell(worker, command, value)
 
+    def start(self) -> None:
+        """All of them; before :meth:`run`, where threads are to begin in between."""
+        for worker in self.workers:
+            self._start(worker)
+
     def run(self) -> None:
         """Until all have ended. PyflowxError where the output failed, or what a worker cannot go on with."""
         try:

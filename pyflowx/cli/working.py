@@ -7,6 +7,7 @@ does that by itself, and has it on its own from then on.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import signal
 import socket
@@ -53,8 +54,8 @@ def workers_option(command: _F) -> _F:
         default="1",
         show_default=True,
         metavar="N",
-        help="Processes that share the work, each exporter's Observation Domain always with the same one; auto: one a "
-        "CPU. With --interval each writes files of its own (...-w0.parquet); else they write one output together.",
+        help="Processes that share the work, each exporter's Observation Domain always with the same one; auto: one "
+        "less than CPUs. With --interval each writes files of its own (...-w0.parquet), else all write one output.",
     )(command)
 
 
@@ -76,7 +77,9 @@ def count_of(text: str, inputs: Inputs) -> int:
                 "leave one of the two out"
             )
         return 1
-    return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if text == "auto" else int(text)
+    if text == "auto":  # one CPU is the kernel's, which receives for them all, and that of whoever writes
+        return min(max(1, len(os.sched_getaffinity(0)) - 1), MAX_WORKERS)
+    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,13 +148,15 @@ class _Parent:
         on_hangup(supervisor, self._again)
         supervisor.each_second += [_Paced(view.refresh), Watch(view)]
         addresses, gate = self._together[0].addresses, self._setup.gate
+        _load_modules()
+        gc.freeze()  # tables above all are the workers' too, for as long as nobody writes to them
+        supervisor.start()  # before there are threads
         try:
             with collector_served(self._setup.operation, view, addresses[0][1], supervisor.watch):
                 if gate is not None:
                     view.gate = gate.view
                     gate.start(addresses)
                     supervisor.each_second.append(gate.watch)
-                gc.freeze()  # tables above all are the workers' too, for as long as nobody writes to them
                 supervisor.run()
         finally:
             self._finish()
@@ -176,7 +181,7 @@ class _Parent:
         if message.kind == Event.REPORT:
             self._view.take(worker.number, message.value)
         elif message.kind == Event.STATE:
-            self._share_elements(worker, self.templates.take(worker.number, message.data, message.value))
+            self._share_elements(worker, self.templates.take(worker.number, bytes(message.data), message.value))
         elif message.kind == Event.TOLD:
             self._share_told(worker, message.value)
         elif message.kind == Event.LINE:
@@ -360,6 +365,30 @@ class _Paced:
             self._function()
             end = time.monotonic()
             self._next = end + 20 * (end - begin)
+
+
+def _load_modules() -> None:
+    """All that workers and the threads beside us may both need: who is forked while a thread imports one of these would
+    wait for it for ever."""
+    from pyflowx.wire import MODULES
+
+    for name in (*_MODULES, *(f"wire.{name}" for name in MODULES.values())):
+        importlib.import_module(f"pyflowx.{name}")
+
+
+_MODULES = (
+    *("channel", "collecting", "collectview", "conversion", "recent", "templatefile", "workersview", "transport.udp"),
+    *(
+        "transport.windows",
+        "sinks.handover",
+        "sinks.discard",
+        "sinks.ndjson",
+        "sinks.raw",
+        "sinks.tree",
+        "sinks.csvtext",
+    ),
+    *("sinks.csvtext", "sinks.arrow", "sinks.parquet", "sinks.protobuf", "sinks.compress"),
+)
 
 
 def _fork() -> int:

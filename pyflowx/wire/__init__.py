@@ -14,7 +14,7 @@ from pyflowx.wire.template import TemplateLimits, TemplateStore
 __all__ = ["Decoder", "TemplateLimits", "TemplateStore"]
 
 # A codec's module is imported with the first datagram that needs it.
-_MODULES = {
+MODULES = {
     Protocol.NETFLOW_V1: "netflow5",
     Protocol.NETFLOW_V5: "netflow5",
     Protocol.NETFLOW_V7: "netflow5",
@@ -50,7 +50,7 @@ class Decoder:
         self.templates.expire(now_ns)
         result = []
         for protocol, rows in self._sort(packets, problems):
-            codec = importlib.import_module(f"pyflowx.wire.{_MODULES[protocol]}")
+            codec = importlib.import_module(f"pyflowx.wire.{MODULES[protocol]}")
             own = (self.tunnels,) if protocol is Protocol.SFLOW_V5 else ()
             result.append(codec.decode(packets, rows, self.templates, now_ns, problems, *own))
         return result, problems
