@@ -21,7 +21,7 @@ def test_flows_that_are_generated_and_the_traffic_that_carries_them_are_seen_tog
     generate = generator.start("generate", f"pyflowx generate -H {COLLECTOR} -p 9995 -t netflow9 -r 50 -f 10")
     collect.wait_for("NETFLOW_V9", "out")
     collect.wait_for("IPFIX", "out")
-    watch = "pyflowx top --once -o json -c /run/collect.sock -g sampler_address -s flows"
+    watch = "pyflowx top --once -o json -c /run/collect.sock -g sampler_address -s flows -i 15"
     seen = {row["sampler_address"]: row for row in json.loads(collector.run(watch))["rows"]}
     assert set(seen) == {"192.168.57.10", "192.168.58.20"}
     assert seen["192.168.57.10"]["flows"] > 100 * seen["192.168.58.20"]["flows"] > 0
