@@ -13,8 +13,10 @@ COLLECTOR = "192.168.58.30"
 
 
 def test_flows_that_are_generated_and_the_traffic_that_carries_them_are_seen_together(generator, exporter, collector):
-    collect = collector.start("collect", f"pyflowx collect -H {COLLECTOR} -p 9995 -f common --live /run/collect.sock")
-    options = f"-i eth1 -H {COLLECTOR} -p 9995 --active-timeout 2 --inactive-timeout 1"
+    # Two ports: what goes to its own collector the exporter leaves out.
+    ports = f"-I netflow://{COLLECTOR}:9995 -I netflow://{COLLECTOR}:4739"
+    collect = collector.start("collect", f"pyflowx collect {ports} -f common --live /run/collect.sock")
+    options = f"-i eth1 -H {COLLECTOR} -p 4739 --active-timeout 2 --inactive-timeout 1"
     export = exporter.start("export", f"pyflowx export {options}")
     collect.wait_for("listening on .* UDP port 9995")
     export.wait_for("metering eth1 egress")
