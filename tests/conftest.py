@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         if not reason.startswith(PROBE) and not hasattr(report, "wasxfail"):
             reporter.write_line(f"skipped without a probe: {report.nodeid}: {reason}", red=True)
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """pytest's own, with the names of worker and test in it, is longer than the path of a Unix socket may be."""
+    with tempfile.TemporaryDirectory(prefix="pyflowx-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
