@@ -49,7 +49,7 @@ demo: $(VENV)/.run
 	@$(SUDO) $(VENV)/bin/python tests/demo.py
 
 # The tests of a file run in one process, in the order of files: the last ones are short. PARALLEL= for one process.
-PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+PARALLEL := -n 3 --dist=loadfile --no-loadscope-reorder
 test: $(VENV)/.test
 	$(SUDO) env $(if $(CI),CI=$(CI)) $(if $(PYFLOWX_VECTORS),PYFLOWX_VECTORS=$(PYFLOWX_VECTORS)) $(VENV)/bin/python -m pytest $(PARALLEL) $(ARGS)
 
