@@ -8,6 +8,7 @@ import select
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -49,6 +50,7 @@ VIEWS: tuple[type[View], ...] = (
     LogView,
 )
 POLL_S = 0.1
+BREATH_S = 0.002
 # action, keys, what it says in the footer and help, in the footer
 _KEYS: tuple[tuple[str, str, str, bool], ...] = (
     ("filter", "slash", "Filter", True),
@@ -199,7 +201,10 @@ class PyflowxApp(playback.Playback, App[None]):
             elif news:
                 self.call_later(self._show_news, state)
         self._reading.add(place)
-        self.call_later(self._read, place, steps)
+        if news:
+            self.call_later(self._read, place, steps)
+        else:  # a key goes through several queues until it is painted: they need a moment in which nothing else is due
+            self.set_timer(BREATH_S, partial(self._read, place, steps))
 
     def _show_news(self, state: State) -> None:
         if state is self.state:
