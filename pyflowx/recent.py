@@ -25,6 +25,7 @@ DATAGRAM_OCTETS = 2048
 _FLOWS_OF_BATCH = 100  # at least; the first batches of a second give more
 _DATAGRAMS_OF_BATCH = 3
 _BATCHES_CHOSEN = 20  # of a second; from then on flows must be ever heavier
+_BUSY = 8 * FLOWS  # flows of a second from which on the next one begins with what this one has taught
 _BATCHES = 64  # that may wait for a snapshot; then the oldest go
 _RATE_ROWS, _RATE_BATCHES, _RATE_EXPORTERS = 4, 8, 1000  # that are looked at for sampling rates
 _RATE_PAUSE_NS = 200_000_000
@@ -103,18 +104,19 @@ class RecentFlows:
         self._batches: deque[CommonBatch] = deque(maxlen=_BATCHES)
         self._begin()
 
-    def _begin(self) -> None:
+    def _begin(self, floor: int = 0) -> None:
         self._totals = FlowTotals()
         self._kept = self._chosen = self._least = 0
+        self._floor = floor
 
     def _choose(self, octets: Array) -> I64 | None:
         """The rows that a batch gives: half of what is left, so that at low rates nearly all are shown. When there
         are enough, only of flows as heavy as those that batches before could give, and of less and less batches: at
-        high rates a batch costs a look for its heaviest flow."""
+        high rates a batch costs a look for its heaviest flow. What was far too light a second ago is not looked at."""
         if self._kept >= FLOWS and (not len(octets) or octets.max() < self._least):
             return None
         share = max(_FLOWS_OF_BATCH, (FLOWS - self._kept) // 2)
-        rows = heaviest(octets, share, self._least if self._kept >= FLOWS else 0)
+        rows = heaviest(octets, share, self._least if self._kept >= FLOWS else self._floor)
         if len(rows) == share < len(octets):
             self._least = max(self._least, int(octets[rows].min()))
         self._kept += len(rows)
@@ -124,7 +126,7 @@ class RecentFlows:
         return rows
 
     def add(self, batch: CommonBatch) -> None:
-        octets = batch.columns["bytes"].values
+        octets = np.ascontiguousarray(batch.columns["bytes"].values)  # its neighbours in the record are read once
         self._totals.flows += len(batch)
         self._totals.octets += int(octets.sum())
         self._totals.packets += int(batch.columns["packets"].values.sum())
@@ -156,7 +158,7 @@ class RecentFlows:
         """What came since the last call, :data:`FLOWS` at most."""
         batches, totals = self._batches, self._totals
         self._batches = deque(maxlen=_BATCHES)
-        self._begin()
+        self._begin(self._least // 4 if totals.flows > _BUSY else 0)
         found = joined(batches)
         if sum(map(len, found)) <= FLOWS:
             return found, totals

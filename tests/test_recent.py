@@ -38,6 +38,19 @@ def test_the_heaviest_of_a_second_and_what_passed_in_all() -> None:
     assert seen.take() == ([], recent.FlowTotals())
 
 
+def test_a_busy_second_teaches_the_next_one_and_a_calm_one_unteaches() -> None:
+    seen = RecentFlows()
+    generator = np.random.default_rng(2)
+    for _ in range(3):
+        for start in range(20):
+            seen.add(flows(generator.permutation(np.arange(start, 40_000, 20))))
+        assert sorted(octets_of(seen.take()[0])) == list(range(40_000 - recent.FLOWS, 40_000))
+    seen.add(flows(range(1, 101)))  # all of them far too light a second ago
+    assert (seen.take()[1].flows, seen.take()[0]) == (100, [])
+    seen.add(flows(range(1, 101)))
+    assert octets_of(seen.take()[0]) == list(range(1, 101))
+
+
 def test_few_flows_are_all_there_in_their_order() -> None:
     seen = RecentFlows()
     seen.add(flows([5, 1, 3]))

@@ -1,8 +1,8 @@
 """What a viewer of the live feed costs a collector: its CPU seconds a million flows without one and with one.
 
-A collector (-f common -s discard) is loaded by ``pyflowx generate`` at a steady rate; spans without a viewer and spans
+A collector (-f common) is loaded by ``pyflowx generate`` at a steady rate; spans without a viewer and spans
 with one follow each other, so that whatever else the machine does falls on both. Bar: at most 2 % more. Usage:
-``feed.py [packets a second] [pairs of spans] [seconds of a span]``.
+``feed.py [packets a second] [pairs of spans] [seconds of a span] [format]``; the format is ``discard`` if not given.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def schedule_ns(pid: int) -> int:
 
 
 @contextmanager
-def collector(feed: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    options = ("-H", "127.0.0.1", "-p", "0", "-f", "common", "-s", "discard", "--no-metrics", "--live", str(feed))
+def collector(feed: Path, form: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    options = ("-H", "127.0.0.1", "-p", "0", "-f", "common", "-s", form, "--no-metrics", "--live", str(feed))
     command = [sys.executable, "-m", "pyflowx", "collect", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stderr is not None
@@ -79,11 +79,12 @@ def main() -> None:
     rate, pairs, seconds = (
         int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((1, 5000), (2, 8), (3, 4))
     )
+    form = sys.argv[4] if len(sys.argv) > 4 else "discard"
     cost: dict[bool, list[float]] = {False: [], True: []}
     seen = 0
     with tempfile.TemporaryDirectory() as folder:
         feed = Path(folder, "feed.sock")
-        with collector(feed) as (process, port), load(port, rate):
+        with collector(feed, form) as (process, port), load(port, rate):
             time.sleep(2)
             for span in range(2 * pairs):
                 wanted = span % 4 in (1, 2)  # without, with, with, without: what drifts falls on both
@@ -97,7 +98,7 @@ def main() -> None:
     without, with_one = (statistics.median(cost[wanted]) for wanted in (False, True))
     ratio = with_one / without - 1
     flows = rate * FLOWS_PER_PACKET
-    print(f"{flows} flows/s; spans of {seconds} s, {pairs} of each, medians")
+    print(f"{form}: {flows} flows/s; spans of {seconds} s, {pairs} of each, medians")
     for name, share in (("without a viewer", without), ("with one", with_one)):
         print(f"  {name:<17} {100 * share:6.2f} % of a core, {1e6 * share / flows:.3f} CPU s a million flows")
     sent = seen / 1e6 / pairs / seconds
