@@ -104,10 +104,9 @@ class RecentFlows:
         self._batches: deque[CommonBatch] = deque(maxlen=_BATCHES)
         self._begin()
 
-    def _begin(self, floor: int = 0) -> None:
+    def _begin(self) -> None:
         self._totals = FlowTotals()
-        self._kept = self._chosen = self._least = 0
-        self._floor = floor
+        self._kept = self._chosen = self._least = self._floor = 0
 
     def _choose(self, octets: Array) -> I64 | None:
         """The rows that a batch gives: half of what is left, so that at low rates nearly all are shown. When there
@@ -116,7 +115,7 @@ class RecentFlows:
         if self._kept >= FLOWS and (not len(octets) or octets.max() < self._least):
             return None
         share = max(_FLOWS_OF_BATCH, (FLOWS - self._kept) // 2)
-        rows = heaviest(octets, share, self._least if self._kept >= FLOWS else self._floor)
+        rows = heaviest(octets, share, max(self._floor, self._least if self._kept >= FLOWS else 0))
         if len(rows) == share < len(octets):
             self._least = max(self._least, int(octets[rows].min()))
         self._kept += len(rows)
@@ -158,12 +157,14 @@ class RecentFlows:
         """What came since the last call, :data:`FLOWS` at most."""
         batches, totals = self._batches, self._totals
         self._batches = deque(maxlen=_BATCHES)
-        self._begin(self._least // 4 if totals.flows > _BUSY else 0)
+        self._begin()
         found = joined(batches)
         if sum(map(len, found)) <= FLOWS:
             return found, totals
         octets = np.concatenate([batch.columns["bytes"].values.astype(np.uint64) for batch in found])
         rows = heaviest(octets, FLOWS)
+        if totals.flows > _BUSY:
+            self._floor = int(octets[rows].min()) // 4
         ends = np.cumsum([len(batch) for batch in found])
         parts = np.split(rows, np.searchsorted(rows, ends[:-1]))
         starts = ends - [len(batch) for batch in found]

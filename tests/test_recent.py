@@ -51,6 +51,15 @@ def test_a_busy_second_teaches_the_next_one_and_a_calm_one_unteaches() -> None:
     assert octets_of(seen.take()[0]) == list(range(1, 101))
 
 
+def test_no_second_is_poorer_for_the_one_before() -> None:
+    seen = RecentFlows()
+    generator = np.random.default_rng(3)
+    for _ in range(6):
+        for _ in range(40):
+            seen.add(flows((generator.pareto(1.1, 5000) * 1000 + 1).astype(np.uint64)))
+        assert sum(map(len, seen.take()[0])) == recent.FLOWS
+
+
 def test_few_flows_are_all_there_in_their_order() -> None:
     seen = RecentFlows()
     seen.add(flows([5, 1, 3]))
