@@ -18,7 +18,7 @@ import numpy as np
 from pyflowx import text
 from pyflowx.batch import I32, Array, Column, FlowBatch, Octets
 from pyflowx.elements import DataType, FieldSpecifier, InformationElement, Registry, to_nanoseconds
-from pyflowx.enrich.cells import MARGIN, encode, padded
+from pyflowx.enrich.cells import MARGIN, CellNumbers, padded
 from pyflowx.errors import ConfigError
 from pyflowx.fill import CommonColumn, integers
 from pyflowx.wire.sflow_structures import elements
@@ -131,8 +131,9 @@ def _texts(data_type: DataType, values: Column) -> tuple[I32, list[str]]:
 
 def _distinct(values: Octets) -> tuple[I32, Octets]:
     packed = values.packed()
-    codes, distinct = encode(Octets(padded(packed.buffer.tobytes()), packed.starts + MARGIN, packed.lengths))
-    return codes, distinct.packed()
+    numbers = CellNumbers()
+    codes = numbers.add(Octets(padded(packed.buffer.tobytes()), packed.starts + MARGIN, packed.lengths))
+    return codes, Octets.of(numbers.cells())
 
 
 class _Labels:

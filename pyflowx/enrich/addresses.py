@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pyflowx.batch import I64, U8, Array, Octets
-from pyflowx.enrich.cells import U64, Mask, words
+from pyflowx.enrich.cells import Mask, words
+from pyflowx.enrich.numbering import U64
 
 _CHUNK = 1 << 15  # rows at a time: the scratch arrays stay in the cache
 _DOT, _COLON, _SLASH, _ZERO = 46, 58, 47, 48
@@ -34,8 +35,8 @@ class Prefixes(NamedTuple):
     length: U8
     ok: Mask
 
-    def part(self, index: slice) -> Prefixes:
-        """Some rows; views."""
+    def part(self, index: slice | Mask) -> Prefixes:
+        """Some rows; of a slice they are views."""
         return Prefixes(self.high[index], self.low[index], self.length[index], self.ok[index])
 
     @property
@@ -139,6 +140,8 @@ def _parse_ipv4(chunk: Octets, out: Prefixes) -> None:
     for shift in (0, 8, 16, 24):
         tail = tails[at - 4]
         digits = _digits_behind(tail, _DOT) if shift < 24 else at - chunk.starts
+        if not shift and not digits.any():
+            return  # IPv6, most probably
         value, good = _decimal(tail, digits)
         ok &= good & (value <= 255)
         address |= value.astype(np.uint64) << np.uint64(shift)

@@ -8,19 +8,19 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pyflowx.batch import I32, I64, U8, Array, Octets
+from pyflowx.batch import I32, U8, Array, Octets
+from pyflowx.enrich.numbering import MULTIPLIER, U64, Numbers, with_room
 
-U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
 MARGIN = 32  # octets around the text in a buffer of cells: 8 octets can be read at any place of a cell and before it
 _MASKS = np.array([(1 << 8 * octets) - 1 for octets in range(9)], np.uint64)
-_MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
+_LONG = np.uint64(1 << 63)  # of keys that are hashes
 
 
 def padded(text: bytes) -> U8:
     """A buffer for cells: ``text`` from offset :data:`MARGIN` on, zeros around it."""
-    return np.frombuffer(bytes(MARGIN) + text + bytes(MARGIN), np.uint8)
+    return np.frombuffer(b"".join([bytes(MARGIN), text, bytes(MARGIN)]), np.uint8)
 
 
 def words(buffer: U8, bits: int) -> Array:
@@ -33,80 +33,84 @@ def texts(cells: Octets) -> list[str]:
     return [cell.replace(b'""', b'"').decode("utf-8", "replace") for cell in cells.packed().tolist()]
 
 
-def encode(cells: Octets) -> tuple[I32, Octets]:
-    """``(codes, distinct)``: row i of ``cells`` holds the same octets as row ``codes[i]`` of ``distinct``.
+class CellNumbers:
+    """Distinct cells numbered as they come, block after block; buffers have a margin (:func:`padded`).
 
-    Rows are sorted by a hash of their octets; that equal hashes mean equal octets is then checked, so the
-    result is exact. The buffer has a margin (:func:`padded`).
+    A short cell is an integer, a longer one is found by a hash and then compared, so that the result is exact.
     """
-    if cells.lengths.max(initial=0) < 8:  # with its length a short cell is an integer: no hash is needed
-        return _coded(cells, _word(cells, 0) | (cells.lengths.astype(np.uint64) << np.uint64(56)))
-    for multiplier in _MULTIPLIERS:
-        codes, distinct = _coded(cells, _hash(cells, np.uint64(multiplier)))
-        if _same(cells, distinct.take(codes)):
-            return codes, distinct
-    index: dict[bytes, int] = {}  # three collisions of 64 bits: somebody made this file on purpose
-    rows = cells.packed().tolist()
-    codes = np.array([index.setdefault(row, len(index)) for row in rows], np.int32)
-    return codes, Octets.of(list(index))
+
+    def __init__(self) -> None:
+        self._numbers = Numbers()
+        self._known: list[bytes] = []  # in the order of their numbers, and all of them in a buffer:
+        self._buffer, self._starts, self._lengths = padded(b""), np.zeros(1, np.int64), np.zeros(1, np.int64)
+        self._odd: dict[bytes, int] = {}  # whose hash is that of another cell: somebody made this file on purpose
+
+    def add(self, cells: Octets) -> I32:
+        """Numbers that :meth:`cells` tells the meaning of; those of the odd ones are negative until then."""
+        before = self._numbers.count
+        numbers, new = self._numbers.add(_keys(cells))
+        if len(new):
+            self._store(cells.take(new).packed(), before)
+        long = cells.lengths > 7
+        if long.any():
+            different = _differ(cells, Octets(self._buffer, self._starts[numbers], self._lengths[numbers])) & long
+            for row in np.flatnonzero(different).tolist():
+                cell = cells.take(slice(row, row + 1)).packed().tolist()[0]
+                numbers[row] = -1 - self._odd.setdefault(cell, len(self._odd))
+        return numbers
+
+    def cells(self) -> list[bytes]:
+        """The distinct cells: the one with number i stands at place i, be i negative or not."""
+        return self._known + list(self._odd)[::-1]
+
+    def _store(self, new: Octets, count: int) -> None:
+        self._known += new.tolist()
+        behind = int(self._starts[count - 1] + self._lengths[count - 1]) if count else MARGIN
+        self._buffer = with_room(self._buffer, behind, len(new.buffer) + MARGIN)
+        self._buffer[behind : behind + len(new.buffer)] = new.buffer
+        for name, more in (("_starts", new.starts + behind), ("_lengths", new.lengths)):
+            column = with_room(getattr(self, name), count, len(more))
+            column[count : count + len(more)] = more
+            setattr(self, name, column)
 
 
-def _coded(cells: Octets, keys: U64) -> tuple[I32, Octets]:
-    """Rows with equal keys get one code."""
-    numbers, rows = numbered(keys)
-    return numbers, cells.take(rows)
+def _keys(cells: Octets) -> U64:
+    """Up to 7 octets as they are, with their number in the upper octet; of more a hash."""
+    lengths = cells.lengths
+    longest = int(lengths.max(initial=0))
+    first = words(cells.buffer, 64)[cells.starts] & _MASKS[np.minimum(lengths, 8)]
+    short: U64 = first | (lengths.astype(np.uint64) << np.uint64(56))
+    if longest < 8:
+        return short
+    return np.where(lengths < 8, short, _hash(cells, first, longest) | _LONG)
 
 
-def numbered(keys: Array) -> tuple[I32, I64]:
-    """``(numbers, rows)``: keys numbered in their order from 0, equal ones alike; ``rows[i]`` has number i."""
-    order, first = groups(keys)
-    numbers = np.empty(len(keys), np.int32)
-    numbers[order] = np.cumsum(first, dtype=np.int32) - 1
-    return numbers, order[first]
+def _hash(cells: Octets, first: U64, longest: int) -> U64:
+    state = _mixed(cells.lengths.astype(np.uint64), first)
+    following = words(cells.buffer, 64)
+    for at in range(8, longest - 8, 8):
+        rows = np.flatnonzero(cells.lengths > at + 8)
+        state[rows] = _mixed(state[rows], following[cells.starts[rows] + at])
+    ends = cells.starts + cells.lengths  # the last 8 octets; shorter cells have no need of them
+    return _mixed(state, following[np.maximum(ends - 8, 0)])
 
 
-def groups(keys: Array) -> tuple[I64, Mask]:
-    """``(order, first)``: an order that sorts keys, and where in it a new value begins."""
-    order = np.argsort(keys)
-    ordered = keys[order]
-    first = np.ones(len(keys), np.bool_)
-    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    return order, first
-
-
-def search(keys: Array, wanted: Array) -> I64:
-    """For each value the place behind the last key that is not above it; keys are sorted.
-
-    The values are asked for in their order: neighbours search the same part of a large table.
-    """
-    order = np.argsort(wanted)
-    found = np.empty(len(wanted), np.int64)
-    found[order] = np.searchsorted(keys, wanted[order], "right")
-    return found
-
-
-def _word(cells: Octets, at: int) -> U64:
-    """Octets at..at+8 of each cell as an integer, zero behind its end."""
-    word: U64 = words(cells.buffer, 64)[cells.starts + at]
-    word &= _MASKS[np.clip(cells.lengths - at, 0, 8)]
-    return word
-
-
-def _hash(cells: Octets, multiplier: np.uint64) -> U64:
-    state: U64 = cells.lengths.astype(np.uint64) * multiplier
-    for at in range(0, int(cells.lengths.max(initial=0)), 8):
-        rows = np.flatnonzero(cells.lengths > at)
-        mixed = (state[rows] ^ _word(cells.take(rows), at)) * multiplier
-        state[rows] = mixed ^ (mixed >> np.uint64(32))
+def _mixed(state: U64, word: U64) -> U64:
+    state = (state ^ word) * MULTIPLIER
+    state ^= state >> np.uint64(32)
     return state
 
 
-def _same(one: Octets, other: Octets) -> bool:
-    """Do the rows hold the same octets? (Where hashes are equal, lengths need not be.)"""
-    if not np.array_equal(one.lengths, other.lengths):
-        return False
-    for at in range(0, int(one.lengths.max(initial=0)), 8):
-        rows = np.flatnonzero(one.lengths > at)
-        if not np.array_equal(_word(one.take(rows), at), _word(other.take(rows), at)):
-            return False
-    return True
+def _differ(one: Octets, other: Octets) -> Mask:
+    """Which rows of 8 octets or more are not the same octets."""
+    differ: Mask = one.lengths != other.lengths
+    mine, others = words(one.buffer, 64), words(other.buffer, 64)
+    lengths = np.where(differ, 0, one.lengths)
+    for at in range(0, int(lengths.max(initial=0)) - 8, 8):
+        rows = np.flatnonzero(lengths > at + 8)
+        differ[rows] |= mine[one.starts[rows] + at] != others[other.starts[rows] + at]
+    tail = lengths - 8
+    rows = np.flatnonzero(tail >= 0)
+    tail = tail[rows]
+    differ[rows] |= mine[one.starts[rows] + tail] != others[other.starts[rows] + tail]
+    return differ

@@ -17,7 +17,9 @@ from pyflowx.errors import ConfigError
 
 _COMMA, _NEWLINE, _RETURN, _QUOTE = 44, 10, 13, 34
 _BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 23
+_BLOCK = 1 << 21  # octets at a time
+_OPENS, _CLOSES = np.zeros((2, 256), np.bool_)  # what may stand before an opening and behind a closing quote
+_OPENS[[_COMMA, _NEWLINE, _QUOTE]] = _CLOSES[[_COMMA, _NEWLINE, _RETURN, _QUOTE]] = True
 
 
 class Block:
@@ -44,13 +46,12 @@ class Csv:
         self._data = data.removeprefix(_BOM)
         if not self._data or self._data.isspace():
             raise ConfigError(f"{name}:1: the file is empty; expected a header line, for example: prefix,asn,org")
-        self._quotes = self._find_quotes()
-        if not self._well_quoted():
-            self._data = self._requoted()
-            self._quotes = self._find_quotes()
-        self._start = self._line_end(0)
-        first = self._data[: self._start].decode("utf-8", "replace").lstrip()
-        self.header = [cell.strip() for cell in next(csv.reader(io.StringIO(first, newline="")))]
+        self._start = 0
+        try:
+            header = next(row for row in csv.reader(self._lines()) if len(row) > 1 or "".join(row).strip())
+        except csv.Error as error:
+            raise self.error(self._start - 1, f"{error}; expected a header line such as prefix,asn,org") from error
+        self.header = [cell.strip() for cell in header]
 
     def find(self, column: str, option: str) -> int:
         """The place of a column; ``option`` is what the user gave that asks for it."""
@@ -69,78 +70,61 @@ class Csv:
         start = self._start
         while start < len(self._data):
             size = _BLOCK
-            while (end := self._last_line_end(start, start + size)) == start:
+            while (found := self._block(start, start + size)) is None:
                 size *= 2
-            yield self._block(start, end)
-            start = end
+            block, start = found
+            yield block
 
-    def _find_quotes(self) -> I64:
-        if b'"' not in self._data:
-            return np.zeros(0, np.int64)
-        return np.flatnonzero(np.frombuffer(self._data, np.uint8) == _QUOTE)
+    def _lines(self) -> Iterator[str]:
+        """From the beginning on, for the csv module; ``_start`` is behind the last one."""
+        while self._start < len(self._data):
+            start, self._start = self._start, self._data.find(b"\n", self._start) + 1 or len(self._data)
+            yield self._data[start : self._start].decode("utf-8", "replace")
 
-    def _well_quoted(self) -> bool:
-        """Do quotes only stand around whole cells, and doubled inside (RFC 4180 §2.5-2.7)?"""
-        if len(self._quotes) % 2:
-            return False
-        text = np.frombuffer(self._data, np.uint8)
-        opening, closing = self._quotes[::2], self._quotes[1::2]
-        before = text[np.maximum(opening - 1, 0)]
-        after = text[np.minimum(closing + 1, len(text) - 1)]
-        opens = (before == _COMMA) | (before == _NEWLINE) | (before == _QUOTE)
-        closes = (after == _COMMA) | (after == _NEWLINE) | (after == _RETURN) | (after == _QUOTE)
-        return bool(opens.all() and closes.all())
-
-    def _requoted(self) -> bytes:
-        """The same rows as the csv module reads them, well quoted."""
+    def _requote(self, start: int) -> None:
+        """The rows from an octet on as the csv module reads them, well quoted."""
         out = io.StringIO(newline="")
-        reader = csv.reader(io.StringIO(self._data.decode("utf-8", "surrogateescape"), newline=""))
+        reader = csv.reader(io.StringIO(self._data[start:].decode("utf-8", "surrogateescape"), newline=""))
         try:
             csv.writer(out, lineterminator="\n").writerows(reader)
         except csv.Error as error:
-            message = f"{self.name}:{reader.line_num}: {error}; expected CSV with a quote inside quotes doubled"
+            line = self._data.count(b"\n", 0, start) + reader.line_num
+            message = f"{self.name}:{line}: {error}; expected CSV with a quote inside quotes doubled"
             raise ConfigError(message) from error
-        return out.getvalue().encode("utf-8", "surrogateescape")
+        self._data = self._data[:start] + out.getvalue().encode("utf-8", "surrogateescape")
 
-    def _quoted(self, position: int) -> bool:
-        return bool(np.searchsorted(self._quotes, position) & 1)
-
-    def _line_end(self, start: int) -> int:
-        """Where the line after the first one that is not blank begins."""
-        while True:
-            found = self._data.find(b"\n", start) + 1 or len(self._data)
-            if found == len(self._data) or not (self._quoted(found) or self._data[:found].isspace()):
-                return found
-            start = found
-
-    def _last_line_end(self, start: int, limit: int) -> int:
-        """Where the last line that begins in ``start + 1 .. limit`` does, or ``start``: no line ends there."""
-        if limit >= len(self._data):
-            return len(self._data)
-        while (limit := self._data.rfind(b"\n", start, limit)) >= 0:
-            if not self._quoted(limit):
-                return limit + 1
-        return start
-
-    def _block(self, start: int, end: int) -> Block:
-        text = self._data[start:end]
-        buffer = padded(text if text.endswith(b"\n") else text + b"\n")
-        ends = np.flatnonzero((buffer == _COMMA) | (buffer == _NEWLINE))
-        low, high = np.searchsorted(self._quotes, (start, end))
-        if low < high:  # a separator behind an odd number of quotes is inside a cell
-            ends = ends[np.searchsorted(self._quotes[low:high] + (MARGIN - start), ends) & 1 == 0]
-        starts = np.concatenate([[MARGIN], ends[:-1] + 1])
+    def _block(self, start: int, limit: int) -> tuple[Block, int] | None:
+        """The rows that begin at ``start`` and end before ``limit``, and where they end; None where none does."""
+        text = self._data[start:limit]
+        is_all = limit >= len(self._data)
+        buffer = padded(text if not is_all or text.endswith(b"\n") else text + b"\n")
+        marks = np.flatnonzero((buffer == _COMMA) | (buffer == _NEWLINE) | (buffer == _QUOTE))
+        quotes = buffer[marks] == _QUOTE
+        is_quoted = bool(quotes.any())
+        ends = marks
+        if is_quoted:
+            if not _well_quoted(buffer, marks[quotes], is_all):
+                self._requote(start)
+                return self._block(start, limit)
+            # a separator behind an odd number of quotes is inside a cell
+            ends = marks[~quotes & (np.cumsum(quotes, dtype=np.int32) & 1 == 0)]
         last = buffer[ends] == _NEWLINE  # does this cell end its line?
+        if not last.any():
+            return None
+        count = len(last) - int(np.argmax(last[::-1]))
+        ends, last = ends[:count], last[:count]
+        end = min(start + int(ends[-1]) + 1 - MARGIN, len(self._data))
+        starts = np.concatenate([[MARGIN], ends[:-1] + 1])
         ends -= last & (buffer[ends - 1] == _RETURN) & (ends > starts)
         blank = last & (ends == starts)
         blank[1:] &= last[:-1]
         if blank.any():
             starts, ends, last = starts[~blank], ends[~blank], last[~blank]
         self._check_width(start, starts, last)
-        if low < high:
+        if is_quoted:
             inside = (buffer[starts] == _QUOTE) & (ends > starts)
             starts, ends = starts + inside, ends - inside
-        return Block(self, start, _columns(buffer, starts, ends - starts, len(self.header)))
+        return Block(self, start, _columns(buffer, starts, ends - starts, len(self.header))), end
 
     def _check_width(self, start: int, starts: I64, last: Mask) -> None:
         lines = np.flatnonzero(last)
@@ -150,6 +134,16 @@ class Csv:
             first_cell = int(lines[wrong[0]] - counts[wrong[0]] + 1)
             message = f"{int(counts[wrong[0]])} columns; expected {len(self.header)} as in the header line"
             raise self.error(start + int(starts[first_cell]) - MARGIN, message)
+
+
+def _well_quoted(buffer: U8, quotes: I64, is_all: bool) -> bool:
+    """Do quotes only stand around whole cells, and doubled inside (RFC 4180 §2.5-2.7)?"""
+    if is_all and len(quotes) % 2:
+        return False
+    opening, closing = quotes[::2], quotes[1::2]
+    opens = _OPENS[buffer[opening - 1]] | (opening == MARGIN)
+    closes = _CLOSES[buffer[closing + 1]] | (closing == len(buffer) - MARGIN - 1)
+    return bool(opens.all() and closes.all())
 
 
 def _columns(buffer: U8, starts: I64, lengths: I64, width: int) -> list[Octets]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pyflowx.batch import I32, I64, Array, Octets
+from pyflowx.batch import I32, Array, Octets
 from pyflowx.enrich.addresses import halves, parse_prefixes
-from pyflowx.enrich.cells import U64, encode, search
+from pyflowx.enrich.cells import CellNumbers
 from pyflowx.enrich.csvtext import Block
+from pyflowx.enrich.numbering import U64, Numbers
 
 ADDRESS, INTEGER = "address", "integer"
 
@@ -34,10 +35,11 @@ def parse_key(block: Block, place: int, kind: str) -> list[U64]:
         wrong = np.flatnonzero(~parsed.ok | (parsed.length != 128))
         words = [parsed.high, parsed.low]
     else:
-        codes, distinct = encode(cells)
-        numbers = [_number(cell) for cell in distinct.packed().tolist()]
-        wrong = np.flatnonzero(np.array([number is None for number in numbers], np.bool_)[codes])
-        words = [np.array([number or 0 for number in numbers], np.uint64)[codes]]
+        known = CellNumbers()
+        rows = known.add(cells)
+        numbers = [_number(cell) for cell in known.cells()]
+        wrong = np.flatnonzero(np.array([number is None for number in numbers], np.bool_)[rows])
+        words = [np.array([number or 0 for number in numbers], np.uint64)[rows]]
     if len(wrong):
         text = _text(cells, int(wrong[0]))
         expected = "an address such as 192.0.2.1" if kind == ADDRESS else "an integer from 0 to 2^64-1"
@@ -61,45 +63,32 @@ def _text(cells: Octets, row: int) -> str:
 
 
 class ExactIndex:
-    """A sorted column of 64-bit hashes; the words of the one candidate are compared, so a match is exact."""
+    """Keys numbered by a 64-bit hash; the words of the one candidate are compared, so a match is exact."""
 
     def __init__(self, kinds: Sequence[str], words: Sequence[U64], records: I32) -> None:
         """``words``: the key columns as :func:`key_words`. Of equal keys the last one counts."""
         self._kinds = tuple(kinds)
-        unique = _last_of_equal(words)
-        words, records = [word[unique] for word in words], records[unique]
-        seed = _FIRST_SEED
+        self._seed = _FIRST_SEED
         while True:
-            hashes = _hash(words, seed)
-            order = np.argsort(hashes)
-            ordered = hashes[order]
-            if not (ordered[1:] == ordered[:-1]).any():
+            self._numbers = Numbers()
+            numbers, rows = self._numbers.add(_hash(words, self._seed))
+            self._words = [word[rows] for word in words]
+            if all(np.array_equal(known[numbers], word) for known, word in zip(self._words, words, strict=True)):
                 break
-            seed = (seed * 5 + 2) & 0xFFFFFFFFFFFFFFFF  # odd again
-        self._seed, self._hashes = seed, ordered
-        self._words, self._records = [word[order] for word in words], records[order]
+            self._seed = (self._seed * 5 + 2) & 0xFFFFFFFFFFFFFFFF  # odd again
+        self._records = np.full(len(rows), -1, np.int32)
+        self._records[numbers] = records  # of several writes to a place the last one stays
 
     def find(self, columns: Sequence[Array]) -> I32:
         """Record numbers, -1 for none, for rows of key columns (addresses: uint32, or ``(n, 16)`` uint8)."""
-        if not len(self._hashes):
+        if not len(self._records):
             return np.full(len(columns[0]), -1, np.int32)
         words = [word for column, kind in zip(columns, self._kinds, strict=True) for word in key_words(column, kind)]
-        hashes = _hash(words, self._seed)
-        place = np.maximum(search(self._hashes, hashes) - 1, 0)
-        same = np.ones(len(hashes), np.bool_)
+        numbers = self._numbers.find(_hash(words, self._seed))
+        same = numbers >= 0
         for mine, wanted in zip(self._words, words, strict=True):
-            same &= mine[place] == wanted
-        return np.where(same, self._records[place], np.int32(-1))
-
-
-def _last_of_equal(words: Sequence[U64]) -> I64:
-    order = np.lexsort(words)  # stable: of equal keys the last row stands last
-    different = np.zeros(max(len(order) - 1, 0), np.bool_)
-    for word in words:
-        ordered = word[order]
-        different |= ordered[1:] != ordered[:-1]
-    last: I64 = order[np.append(different, True)[: len(order)]]
-    return last
+            same &= mine[numbers] == wanted
+        return np.where(same, self._records[numbers], np.int32(-1))
 
 
 def _hash(words: Sequence[U64], seed: int) -> U64:

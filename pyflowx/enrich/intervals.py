@@ -6,6 +6,7 @@ number of a record, or -1 for none. Nested prefixes become such intervals once, 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from pyflowx.batch import I32, I64, U8, Array
 from pyflowx.enrich.addresses import Prefixes
-from pyflowx.enrich.cells import U64, Mask, groups, search
+from pyflowx.enrich.cells import Mask
+from pyflowx.enrich.numbering import U64, ordered
 
 U32 = npt.NDArray[np.uint32]
 Values = TypeVar("Values", I32, I64)
@@ -25,10 +27,22 @@ class Starts(NamedTuple):
     """Places in an address space. IPv4: u32 ``high``; IPv6: u64 ``high`` and, where any is not zero, ``low``."""
 
     high: Array
-    low: U64 | None
+    low: U64 | None = None
+
+    @property
+    def columns(self) -> list[Array]:
+        return [self.high] if self.low is None else [self.high, self.low]
 
     def take(self, index: Array) -> Starts:
         return Starts(self.high[index], None if self.low is None else self.low[index])
+
+    def differ(self) -> Mask:
+        """Which places are not the one before them."""
+        new = np.ones(len(self.high), np.bool_)
+        new[1:] = self.high[1:] != self.high[:-1]
+        if self.low is not None:
+            new[1:] |= self.low[1:] != self.low[:-1]
+        return new
 
 
 def _last_not_above(keys: Array, wanted: Array, first: I64, last: I64) -> I64:
@@ -45,6 +59,17 @@ def _last_not_above(keys: Array, wanted: Array, first: I64, last: I64) -> I64:
         last[open_rows] = np.where(below, high, middle - 1)
         open_rows = open_rows[first[open_rows] < last[open_rows]]
     return first
+
+
+def _search(keys: Array, wanted: Array) -> I64:
+    """For each value the place behind the last key that is not above it; keys are sorted.
+
+    The values are asked for in their order: neighbours search the same part of a large table.
+    """
+    order = np.argsort(wanted)
+    found = np.empty(len(wanted), np.int64)
+    found[order] = np.searchsorted(keys, wanted[order], "right")
+    return found
 
 
 class Intervals32:
@@ -85,7 +110,7 @@ class Intervals128:
 
     def find(self, high: U64, low: U64) -> I32:
         """The value at each address."""
-        found = search(self._high, high) - 1
+        found = _search(self._high, high) - 1
         if self._low is not None and self._group is not None:
             above = np.flatnonzero((self._high[found] == high) & (self._low[found] > low))
             if len(above):
@@ -109,60 +134,77 @@ def flatten(first: Starts, behind: Starts, length: U8, values: I32) -> tuple[Sta
     address space). Of equal prefixes the last one counts.
     """
     n = len(values)
+    rows = ordered(*first.columns)
+    rows = rows[np.argsort(length[rows], kind="stable")]  # the widest first, each length in the order of addresses
+    values = values[rows]
     zero = np.zeros(1, first.high.dtype)
-    high = np.concatenate([first.high, behind.high, zero])
-    low = None if first.low is None or behind.low is None else np.concatenate([first.low, behind.low, zero])
-    order, new = groups(high) if low is None else _groups128(high, low)
-    rank = np.empty(len(order), np.int32)
-    rank[order] = np.cumsum(new, dtype=np.int32) - 1
-    boundaries = Starts(high, low).take(order[new])
+    pairs = zip(first.columns, behind.columns, strict=True)
+    places = Starts(*[np.concatenate([one[rows], other[rows], zero]) for one, other in pairs])
+    del first, behind, rows
+    boundaries, rank = _distinct(places)
     begin, end = rank[:n], rank[n : 2 * n]
     end[end == 0] = len(boundaries.high)
-    return merge(boundaries, _paint(begin, end, length, values, len(boundaries.high)))
+    return merge(boundaries, _paint(begin, end, np.bincount(length), values, len(boundaries.high)))
 
 
-def _paint(begin: I32, end: I32, length: U8, values: I32, n: int) -> I32:
-    """The value at each of n boundaries: that of the longest prefix over it, which spans begin..end of them."""
-    order, new = groups((begin.astype(np.uint64) << np.uint64(8)) | length)
-    rows = np.maximum.reduceat(order, np.flatnonzero(new)) if len(order) else order  # of equal prefixes the last
+def _distinct(places: Starts) -> tuple[Starts, I32]:
+    """Distinct places in their order, and which of them each one is."""
+    # They come as runs that rise, two for each length: a sort that merges runs is quicker than any other
+    order = np.argsort(places.high, kind="stable") if places.low is None else ordered(*places.columns)
+    places = places.take(order)
+    new = places.differ()
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.cumsum(new, dtype=np.int32) - 1
+    return places.take(new), rank
+
+
+def _paint(begin: I32, end: I32, counts: I64, values: I32, n: int) -> I32:
+    """The value at each of n boundaries: that of the longest prefix over it, which spans begin..end of them.
+
+    Prefixes come in the order of their lengths, so many of each, and then of their starts.
+    """
     painted = np.full(n, -1, np.int32)
-    lengths = length[rows]
-    for step in np.flatnonzero(np.bincount(lengths)):  # from the widest prefixes to the narrowest
-        level = rows[lengths == step]
-        count = end[level] - begin[level]
-        place = np.repeat(begin[level] - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
-        painted[place] = np.repeat(values[level], count)
+    stop = 0
+    for size in counts[counts > 0].tolist():  # from the widest prefixes to the narrowest
+        level, stop = slice(stop, stop + size), stop + size
+        last = np.append(begin[level][1:] != begin[level][:-1], True)  # of equal prefixes
+        starts, found = begin[level][last], values[level][last]
+        count = end[level][last] - starts
+        place = np.repeat(starts - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+        painted[place] = np.repeat(found, count)
     return painted
-
-
-def _groups128(high: U64, low: U64) -> tuple[I64, Mask]:
-    order = np.lexsort((low, high))
-    new = np.ones(len(order), np.bool_)
-    new[1:] = (high[order][1:] != high[order][:-1]) | (low[order][1:] != low[order][:-1])
-    return order, new
 
 
 def from_prefixes(prefixes: Prefixes, values: I32) -> tuple[Intervals32, Intervals128]:
     """The intervals of both families; an IPv4-mapped prefix of 96 bits or more is IPv4."""
     is_ipv4 = prefixes.is_ipv4
-    four, six = np.flatnonzero(is_ipv4), np.flatnonzero(~is_ipv4)
-    length = prefixes.length[four]
-    first = prefixes.low[four].astype(np.uint32)
-    behind = first + (np.uint64(1) << (128 - length).astype(np.uint64)).astype(np.uint32)
-    starts, found = flatten(Starts(first, None), Starts(behind, None), length, values[four])
+    four, found = prefixes.part(is_ipv4), values[is_ipv4]
+    first = four.low.astype(np.uint32)
+    behind = first + _steps()[1][four.length].astype(np.uint32)
+    starts, found = flatten(Starts(first, None), Starts(behind, None), four.length, found)
     ipv4 = Intervals32(starts.high, found)
-    length = prefixes.length[six]
-    high, low = prefixes.high[six], prefixes.low[six]
-    return ipv4, Intervals128(*flatten(*_bounds128(high, low, length), length, values[six]))
+    del four, first, behind  # a million prefixes take little memory at any time
+    six = prefixes.part(~is_ipv4)
+    return ipv4, Intervals128(*flatten(*_bounds128(six), six.length, values[~is_ipv4]))
 
 
-def _bounds128(high: U64, low: U64, length: U8) -> tuple[Starts, Starts]:
-    bits = length.astype(np.uint64)
-    upper_step = np.where(bits <= 64, np.uint64(1) << ((np.uint64(64) - bits) & np.uint64(63)), np.uint64(0))
-    upper_step[bits == 0] = 0  # ::/0 ends where it begins, at 0
+def _bounds128(prefixes: Prefixes) -> tuple[Starts, Starts]:
+    """The first address of each prefix, and the one behind its last."""
+    high, low, length = prefixes.high, prefixes.low, prefixes.length
+    upper, lower = _steps()
+    behind = high + upper[length]
     if (length <= 64).all():
-        return Starts(high, None), Starts(high + upper_step, None)
-    lower_step = np.where(bits > 64, np.uint64(1) << ((np.uint64(128) - bits) & np.uint64(63)), np.uint64(0))
-    lower = low + lower_step
-    carry = (lower < low).astype(np.uint64)
-    return Starts(high, low), Starts(high + upper_step + carry, lower)
+        return Starts(high, None), Starts(behind, None)
+    low_behind = low + lower[length]
+    behind += low_behind < low  # carried
+    return Starts(high, low), Starts(behind, low_behind)
+
+
+@functools.cache
+def _steps() -> tuple[U64, U64]:
+    """From an address to the one behind its prefix of 0..128 bits, in both halves (modulo 2^64, as they are added)."""
+    sizes = [1 << (128 - length) for length in range(129)]
+    low = (1 << 64) - 1
+    return np.array([size >> 64 & low for size in sizes], np.uint64), np.array(
+        [size & low for size in sizes], np.uint64
+    )

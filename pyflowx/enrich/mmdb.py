@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pyflowx.batch import I64
-from pyflowx.enrich.cells import numbered
 from pyflowx.enrich.intervals import Intervals32, Intervals128, Starts, merge
+from pyflowx.enrich.numbering import Numbers, ordered
 from pyflowx.enrich.prefixes import PrefixIndex
 from pyflowx.errors import ConfigError
 
@@ -82,7 +82,7 @@ class Mmdb:
         records = both >= 0
         numbers = both.astype(np.int32)  # -1 and aliases stay
         offsets = both[records]
-        numbers[records], rows = numbered(offsets)
+        numbers[records], rows = Numbers().add(offsets.astype(np.uint64))
         ipv4 = Intervals32(four.high.astype(np.uint32), numbers[: len(found4)])
         return PrefixIndex(ipv4, Intervals128(six, numbers[len(found4) :])), offsets[rows]
 
@@ -116,10 +116,8 @@ class Mmdb:
         values = np.concatenate([part for _, part in found])
         if len(values) and int(values.max()) >= self.data_end:
             raise self.error("its search tree points behind its data; fetch it again")
-        if low.any():
-            order, starts = np.lexsort((low, high)), Starts(high, low)
-        else:
-            order, starts = np.argsort(high), Starts(high, None)
+        starts = Starts(high, low if low.any() else None)
+        order = ordered(*starts.columns)
         return merge(starts.take(order), values[order])
 
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from pyflowx.batch import I32, Array
 from pyflowx.enrich.addresses import halves, is_mapped
-from pyflowx.enrich.cells import U64
 from pyflowx.enrich.intervals import Intervals32, Intervals128
+from pyflowx.enrich.numbering import U64
 
 
 class PrefixIndex:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pyflowx.batch import I32, I64, Octets
-from pyflowx.enrich.cells import encode, numbered
+from pyflowx.enrich.cells import CellNumbers
+from pyflowx.enrich.numbering import Numbers
 from pyflowx.errors import ConfigError
 
 Value = str | int | float
@@ -45,14 +46,11 @@ class CellEncoder:
     """The cells of a column, block after block, as codes."""
 
     def __init__(self) -> None:
-        self._index: dict[bytes, int] = {}
-        self._codes: list[I32] = []
+        self._numbers = CellNumbers()
+        self._rows: list[I32] = []
 
     def add(self, cells: Octets) -> None:
-        codes, distinct = encode(cells)
-        index = self._index
-        known = [index.setdefault(cell, len(index)) for cell in distinct.packed().tolist()]
-        self._codes.append(np.array(known, np.int32)[codes])
+        self._rows.append(self._numbers.add(cells))
 
     def finish(self, column: str, kind: str | None) -> Coded:
         """All rows. An empty cell is null.
@@ -60,13 +58,12 @@ class CellEncoder:
         ``kind`` is what the values have to be; None: the first of integer, float, text that takes them
         all. :class:`ConfigError` where a value is not of the kind.
         """
-        cells = list(self._index)
+        cells = self._numbers.cells()
         found = kind or infer(cells)
         dictionary = Dictionary(found, convert([cell for cell in cells if cell], column, found))
-        codes = np.cumsum([bool(cell) for cell in cells], dtype=np.int32) - 1
-        codes[[place for place, cell in enumerate(cells) if not cell]] = -1
-        rows = np.concatenate(self._codes) if self._codes else np.zeros(0, np.int32)
-        return Coded(codes.astype(np.int32)[rows], dictionary)
+        says = np.array([bool(cell) for cell in cells], np.bool_)
+        codes = np.where(says, np.cumsum(says, dtype=np.int32) - 1, -1).astype(np.int32)
+        return Coded(codes[np.concatenate([np.zeros(0, np.int32), *self._rows])], dictionary)
 
 
 def infer(cells: Sequence[bytes]) -> str:
@@ -121,8 +118,8 @@ def _distinct(columns: Sequence[I32]) -> tuple[I32, I64]:
     for codes in columns:
         size = int(codes.max(initial=-1)) + 2
         if spread * size > _GREATEST:  # too many to tell apart in 64 bits: number those that there are
-            numbers, rows = numbered(keys)
+            numbers, rows = Numbers().add(keys.astype(np.uint64))
             keys, spread = numbers.astype(np.int64), len(rows)
         keys = keys * size + (codes + 1)
         spread *= size
-    return numbered(keys)
+    return Numbers().add(keys.astype(np.uint64))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pyflowx.batch import Octets
 from pyflowx.enrich import cells as cells_module
 from pyflowx.enrich import csvtext
-from pyflowx.enrich.cells import encode, padded, texts
+from pyflowx.enrich.cells import CellNumbers, padded, texts
 from pyflowx.enrich.csvtext import Csv
 from pyflowx.enrich.values import CellEncoder
 from pyflowx.errors import ConfigError
@@ -123,20 +123,31 @@ def column(rows: list[bytes]) -> Octets:
     return Octets(padded(b"".join(rows)), packed.starts + cells_module.MARGIN, packed.lengths)
 
 
-@given(OCTETS | st.lists(st.sampled_from([b"", b"\0", b"\0\0", b"a", b"a\0", b"abcdefgh", b"abcdefgh\0"])))
-def test_codes_stand_for_exactly_the_same_octets(rows: list[bytes]) -> None:
-    codes, distinct = encode(column(rows))
-    assert [distinct.tolist()[code] for code in codes.tolist()] == rows
-    assert len(set(distinct.tolist())) == len(distinct)
+def numbered(blocks: list[list[bytes]]) -> list[bytes]:
+    """Blocks of cells as their numbers say they are."""
+    numbers = CellNumbers()
+    rows = [numbers.add(column(block)) for block in blocks]
+    cells = numbers.cells()
+    assert len(set(cells)) == len(cells)
+    return [cells[number] for row in rows for number in row.tolist()]
 
 
-@given(OCTETS)
-def test_a_hash_that_collides_changes_nothing(rows: list[bytes]) -> None:
-    rows = [b"longer than seven" + row for row in rows]
+@given(st.lists(OCTETS | st.lists(st.sampled_from([b"", b"\0", b"\0\0", b"a", b"a\0", b"abcdefgh", b"abcdefgh\0"]))))
+def test_numbers_stand_for_exactly_the_same_octets(blocks: list[list[bytes]]) -> None:
+    assert numbered(blocks) == [row for block in blocks for row in block]
+
+
+@given(st.lists(OCTETS, min_size=1))
+def test_a_hash_that_collides_changes_nothing(blocks: list[list[bytes]]) -> None:
+    blocks = [[b"longer than seven" + row for row in block] for block in blocks]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells_module, "_hash", lambda cells, multiplier: cells.lengths.astype("u8"))
-        codes, distinct = encode(column(rows))
-    assert [distinct.tolist()[code] for code in codes.tolist()] == rows
+        patch.setattr(cells_module, "_hash", lambda cells, first, longest: cells.lengths.astype("u8"))
+        assert numbered(blocks) == [row for block in blocks for row in block]
+
+
+def test_many_distinct_cells() -> None:
+    rows = [b"%d of some" % (number % 70_000) for number in range(100_000)]
+    assert numbered([rows[:10_000], rows[10_000:]]) == rows
 
 
 def values(rows: list[bytes], kind: str | None = None) -> tuple[str, list[object]]:
