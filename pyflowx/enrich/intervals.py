@@ -21,6 +21,7 @@ U32 = npt.NDArray[np.uint32]
 Values = TypeVar("Values", I32, I64)
 
 _LEAST_BITS, _MOST_BITS = 16, 22  # of the direct table: 256 KiB to 16 MiB
+_ELSEWHERE = np.int32(-2)  # this and less: not a value, which is -1 or more
 
 
 class Starts(NamedTuple):
@@ -45,7 +46,7 @@ class Starts(NamedTuple):
         return new
 
 
-def _last_not_above(keys: Array, wanted: Array, first: I64, last: I64) -> I64:
+def _last_not_above(keys: Array, wanted: Array, first: Values, last: Values) -> Values:
     """For each row the last index in first..last whose key is <= wanted, by bisection of all rows at once.
 
     ``keys[first]`` is known not to be above ``wanted`` and is not looked at (keys rise from ``first + 1`` on).
@@ -73,28 +74,37 @@ def _search(keys: Array, wanted: Array) -> I64:
 
 
 class Intervals32:
-    """IPv4. A direct table over the upper bits says where to look; few rows need more than one step from there."""
+    """IPv4. A direct table over the upper bits has the value of each bucket that lies in one interval; for the other
+    buckets it says where to look."""
 
-    __slots__ = ("_bounds", "_shift", "_starts", "_values")
+    __slots__ = ("_direct", "_first", "_last", "_shift", "_starts", "_values")
 
     def __init__(self, starts: U32, values: I32) -> None:
         bits = min(max(len(starts).bit_length() + 4, _LEAST_BITS), _MOST_BITS)
         self._starts, self._values, self._shift = starts, values, np.uint32(32 - bits)
         # bounds[b + 1]: the last interval that begins before the end of bucket b (of equal indices the last is kept)
-        self._bounds = np.zeros((1 << bits) + 1, np.int32)
-        self._bounds[(starts >> self._shift) + np.uint32(1)] = np.arange(len(starts), dtype=np.int32)
-        np.maximum.accumulate(self._bounds, out=self._bounds)
+        bounds = np.zeros((1 << bits) + 1, np.int32)
+        bounds[(starts >> self._shift) + np.uint32(1)] = np.arange(len(starts), dtype=np.int32)
+        np.maximum.accumulate(bounds, out=bounds)
+        buckets = np.arange(1 << bits, dtype=np.uint32) << self._shift
+        several = np.flatnonzero(starts.take(bounds[1:]) > buckets)
+        self._first, self._last = bounds[several], bounds[several + 1]
+        self._direct = values.take(bounds[1:])
+        self._direct[several] = _ELSEWHERE - np.arange(len(several), dtype=np.int32)
 
     def find(self, addresses: U32) -> I32:
         """The value at each address."""
-        bucket = addresses >> self._shift
-        found = self._bounds[1:].take(bucket)
-        above = np.flatnonzero(self._starts.take(found) > addresses)
-        if len(above):
-            first = self._bounds.take(bucket[above]).astype(np.int64)
-            last = found[above].astype(np.int64) - 1
-            found[above] = _last_not_above(self._starts, addresses[above], first, last)
-        return self._values.take(found)
+        found: I32 = self._direct.take(addresses >> self._shift)
+        rows = np.flatnonzero(found <= _ELSEWHERE)
+        if len(rows):
+            bucket, wanted = _ELSEWHERE - found[rows], addresses[rows]
+            place = self._last.take(bucket)
+            above = np.flatnonzero(self._starts.take(place) > wanted)
+            if len(above):
+                first, last = self._first.take(bucket[above]), place[above] - 1
+                place[above] = _last_not_above(self._starts, wanted[above], first, last)
+            found[rows] = self._values.take(place)
+        return found
 
 
 class Intervals128:

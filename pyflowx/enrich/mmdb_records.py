@@ -1,7 +1,8 @@
 """The data section of MaxMind DB files (format 2.0): fields of records, found when a flow first meets a record.
 
-Values are decoded by maxminddb. The way to them is walked here: decoding a whole record of a city database, with its
-names in eight languages, takes ten times as long as finding the two fields that are wanted.
+The way to a value is walked here: decoding a whole record of a city database, with its names in eight languages, takes
+ten times as long as finding the two fields that are wanted. Texts and unsigned integers are read here as well, all
+other values by maxminddb.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pyflowx.enrich.values import FLOAT, INTEGER, TEXT, Dictionary, Value
 
 Path = tuple[bytes, ...]
 
-_POINTER, _MAP, _ARRAY, _BOOLEAN = 1, 7, 11, 14
+_POINTER, _TEXT, _MAP, _ARRAY, _BOOLEAN = 1, 2, 7, 11, 14
+_UNSIGNED = 5, 6, 9  # uint16, uint32, uint64
 _POINTER_OFFSETS = 0, 2048, 526336, 0
 _MOST_ITEMS = 1 << 16  # of a map, an array, or all that is skipped at once: more is damage
 _KEPT = 1 << 16  # results behind pointers
@@ -55,7 +57,10 @@ class DataSection:
 
     def _inside(self, at: int, kind: int, size: int, behind: int, path: Path) -> Any:
         if not path:
-            return self.whole(at)
+            octets = self._data[behind : behind + size]
+            if kind == _TEXT:
+                return octets.decode()
+            return int.from_bytes(octets, "big") if kind in _UNSIGNED else self.whole(at)
         if kind not in (_MAP, _ARRAY):
             return None
         if size > _MOST_ITEMS:

@@ -19,6 +19,7 @@ from pyflowx.fill import CommonColumn, wide_addresses
 from pyflowx.sinks import Encoder, Piece
 from pyflowx.sinks.cells import TextCells
 from pyflowx.sinks.flatbuffer import Scalar, Structs, Table, build
+from pyflowx.sinks.labels import LabelNumbers
 from pyflowx.sinks.protobuf import label_text
 from pyflowx.sinks.rows import RowWriter
 from pyflowx.sinks.schema import Field, contiguous, fields
@@ -63,15 +64,6 @@ def fixed_octets(column: CommonColumn) -> Array:
         return wide_addresses(column.values)
     octets: Array = column.values.astype(">u8").view(np.uint8)
     found: Array = octets.reshape(-1, 8)[:, 2:]
-    return found
-
-
-def numbers(column: CommonColumn) -> Array:
-    """Codes into integers or floats as these."""
-    if column.labels is None:
-        return contiguous(column)
-    known: Array = np.array(column.labels or [0], "i8" if column.type == "i64" else "f8")
-    found: Array = known[np.clip(column.values, 0, len(known) - 1)]
     return found
 
 
@@ -129,7 +121,7 @@ class CommonArrow(Encoder[CommonBatch]):
         self._fields = fields(extra)
         self._binary = binary
         self._types = [_type(field, binary) for field in self._fields]
-        self._texts = _Texts()
+        self._texts, self._numbers = _Texts(), LabelNumbers()
         self._stage = Stage(self._fields, _ROWS, large=_LARGE)
         self._widths = [self._width(field) for field in self._fields]  # octets of a value, 0 for text
         self._first = np.cumsum([0, *(2 if width else 3 for width in self._widths)]).tolist()  # buffer of each column
@@ -201,7 +193,11 @@ class CommonArrow(Encoder[CommonBatch]):
             body.add(first + 1, offsets, offsets.nbytes)
             body.add(first + 2, text, len(text))
             return nulls
-        binary = column.type in BINARY_WIDTHS
-        values = np.ascontiguousarray(fixed_octets(column)) if binary else numbers(column)
+        if column.type in BINARY_WIDTHS:
+            values = np.ascontiguousarray(fixed_octets(column))
+        elif column.labels is None:
+            values = contiguous(column)
+        else:
+            values = self._numbers.values(self._fields[number].name, column)
         body.add(first + 1, values, values.nbytes)
         return nulls

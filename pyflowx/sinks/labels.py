@@ -68,6 +68,39 @@ class LabelTexts:
         return Value("c", False, column.values, known.texts(), column.valid)
 
 
+class _Converted:
+    """Labels that are numbers; what their list has gained since is converted when asked for."""
+
+    def __init__(self, labels: Sequence[str | int | float], dtype: str) -> None:
+        self.labels = labels
+        self._count = 0
+        self._array: Array = np.zeros(1, dtype)
+
+    def array(self) -> Array:
+        new = self.labels[self._count :]
+        if new:
+            self._array = _with_room(self._array, self._count, len(new))
+            self._array[self._count : self._count + len(new)] = new
+            self._count += len(new)
+        return self._array[: max(self._count, 1)]
+
+
+class LabelNumbers:
+    """The values of columns whose labels are numbers, by the names of the columns."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Converted] = {}
+
+    def values(self, name: str, column: CommonColumn) -> Array:
+        """int64 or float64; anything where a row is null."""
+        assert column.labels is not None
+        known = self._known.get(name)
+        if known is None or known.labels is not column.labels:
+            known = self._known[name] = _Converted(column.labels, "i8" if column.type == "i64" else "f8")
+        found: Array = known.array().take(column.values, mode="clip")
+        return found
+
+
 def together(named: Iterable[tuple[str, Column]]) -> Iterator[list[tuple[str, Column]]]:
     """The columns in their order; those side by side that :class:`JointTexts` can take in one list."""
     run: list[tuple[str, Column]] = []

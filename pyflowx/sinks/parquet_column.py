@@ -15,8 +15,9 @@ from pyflowx.batch import Array
 from pyflowx.fill import CommonColumn, wide_addresses
 from pyflowx.sinks import thrift
 from pyflowx.sinks._codes import encode, pack
-from pyflowx.sinks.arrow import BINARY_WIDTHS, fixed_octets, numbers
+from pyflowx.sinks.arrow import BINARY_WIDTHS, fixed_octets
 from pyflowx.sinks.cells import TextCells
+from pyflowx.sinks.labels import LabelNumbers
 from pyflowx.sinks.protobuf import label_text
 from pyflowx.sinks.rows import FIXED_LENGTH, RowWriter
 from pyflowx.sinks.schema import Field, contiguous
@@ -143,7 +144,7 @@ class ColumnWriter:
         self.field = field
         self.physical = Physical.of(field, binary)
         self._codec, self._compress = codec, compress
-        self._cells = TextCells(label_text, quoted=False)
+        self._cells, self._numbers = TextCells(label_text, quoted=False), LabelNumbers()
         self._texts = RowWriter(b"", b"", b"", length=FIXED_LENGTH)
         self._dictionary = _Dictionary()
         self._bits = np.zeros(0, np.uint8)
@@ -246,7 +247,9 @@ class ColumnWriter:
         if self.physical.type == _BYTE_ARRAY:
             shown = self._cells.cell(self.field.name, column)
             return self._texts.block((shown,), len(column.values))[0]
-        return numbers(column).tobytes()
+        if column.labels is None:
+            return contiguous(column).tobytes()
+        return self._numbers.values(self.field.name, column).tobytes()
 
     def _flush_nulls(self) -> None:
         n, self._pending_nulls = self._pending_nulls, 0
