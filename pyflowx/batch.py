@@ -102,12 +102,14 @@ class PacketBatch(Datagrams):
     """Datagrams as they were received.
 
     ``exporter``: ``(n, 16)`` uint8, IPv4 as IPv4-mapped; ``port``: the exporter's; ``received_ns``:
-    int64 ns since 1970. The arrays may be reused by the receiver once the next batch is asked for.
+    int64 ns since 1970; ``input``: by which of the addresses and files that are read it came, None: by the first. The
+    arrays may be reused by the receiver once the next batch is asked for.
     """
 
     exporter: U8
     port: U16
     received_ns: I64
+    input: U16 | None = None
 
     @classmethod
     def of(
@@ -133,7 +135,12 @@ class PacketBatch(Datagrams):
 
     def take(self, index: Any) -> PacketBatch:
         return PacketBatch(
-            self.data[index], self.length[index], self.exporter[index], self.port[index], self.received_ns[index]
+            self.data[index],
+            self.length[index],
+            self.exporter[index],
+            self.port[index],
+            self.received_ns[index],
+            None if self.input is None else self.input[index],
         )
 
 

@@ -47,6 +47,7 @@ class Reason(enum.IntEnum):
     BAD_SAMPLE = 18  # an sFlow sample or record whose length does not fit
     BAD_STRUCTURED_DATA = 19  # RFC 6313 content that does not parse
     UNKNOWN_SAMPLE = 20  # an sFlow sample format without a decoder, skipped by its length
+    OTHER_PROTOCOL = 21  # one that we know, and not what its port takes
 
 
 class Problems:

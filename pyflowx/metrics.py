@@ -208,6 +208,11 @@ COLLECTOR: tuple[Metric, ...] = (
     _count("rows_lost", _one(lambda v: v.sink.lost), "Rows that could not be written."),
     _count("octets_written", _one(lambda v: v.sink.octets), "Octets of output."),
     _count("files_written", _one(lambda v: getattr(v.sink, "files", 0)), "Files completed (those of a rotated tree)."),
+    _count(
+        "commands_failed",
+        _one(lambda v: getattr(v.sink, "commands_failed", 0)),
+        "Programs that --exec and --expire-exec ran and that failed.",
+    ),
     _gauge("enrichment_rows", _by_table("rows"), "Rows of a table.", "table"),
     _count("enrichment_lookups", _by_table("looked_up"), "Look-ups in a table.", "table"),
     _count("enrichment_matches", _by_table("matched"), "Look-ups that found.", "table"),

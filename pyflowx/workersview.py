@@ -19,7 +19,7 @@ from pyflowx.counters import Counters
 from pyflowx.recent import FlowTotals
 from pyflowx.supervising import Worker
 
-_SINK = ("rows", "octets", "lost", "files")
+_SINK = ("rows", "octets", "lost", "files", "commands_failed")
 _NOW = ("stored", "sets", "octets")  # of Templates and held data: what there is, not what has been
 
 
@@ -42,7 +42,7 @@ def _zeros(names: Iterable[str]) -> dict[str, int]:
 @dataclass(slots=True)
 class Report:
     """What a worker has counted since it began. ``templates``: those ``stored`` and their events; ``sink``: ``rows``,
-    ``octets``, ``lost``, ``files``; ``tables``: rows of the feed's section."""
+    ``octets``, ``lost``, ``files``, ``commands_failed``; ``tables``: rows of the feed's section."""
 
     counters: Counters = field(default_factory=Counters)
     templates: dict[str, int] = field(default_factory=lambda: _zeros(("stored", *EVENTS)))

@@ -401,7 +401,7 @@ def test_the_type_restricts_what_is_accepted(kind: str, accepts: bool) -> None:
         run.socket.send(message(TEMPLATE, flows(1)))
         _, said = run.end()
     assert ("1 flows" in said) == accepts
-    assert ("UNKNOWN_VERSION 1" in said) != accepts
+    assert ("OTHER_PROTOCOL 1" in said) != accepts
 
 
 def test_discard_counts_flows() -> None:

@@ -45,7 +45,7 @@ def assemble(
 
     enrichments = [table.enrichment for table in tables]
     conversion = conversion_of(decoding, enrichments)
-    decoder = decoding.decoder(inputs.protocols)
+    decoder = decoding.decoder(inputs.accepted)
     sink = open_sink(types_of_added(enrichments, conversion))
     seen = RecentFlows()
     consume = consume_common(Tap(sink, seen), conversion, enrichments) if form == "common" else sink.write
@@ -123,6 +123,8 @@ def summarise(view: CollectorView, unfit: Sequence[int]) -> None:
             f"{counts.templates} Templates"
         )
     say(f"{sink.rows} rows, {sink.octets} octets written" + (f", {sink.lost} rows lost" if sink.lost else ""))
+    if failed := getattr(sink, "commands_failed", 0):
+        say(f"{failed} times a program of --exec or --expire-exec failed")
     found = [f"{reason.name} {counters.problems[reason]}" for reason in Reason if counters.problems[reason]]
     if found:
         say("problems: " + ", ".join(found))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -101,7 +101,7 @@ class Decoding:
         self._options = taken
         self._conversion: Conversion | None = None
 
-    def decoder(self, protocols: frozenset[Any]) -> Decoder:
+    def decoder(self, protocols: Sequence[frozenset[Any]]) -> Decoder:
         from pyflowx.wire import Decoder
 
         return Decoder(self.registry, self.limits, protocols, self.tunnels)

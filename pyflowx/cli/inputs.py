@@ -66,7 +66,7 @@ def input_options(command: _F) -> _F:
             multiple=True,
             metavar="URL",
             help="netflow://host:port, sflow://host:port, netflow+pcap://file, sflow+pcap://file; repeatable, one "
-            "process for all. Capture files are read while the network is listened to.",
+            "process for all. Each takes its own kind only. Capture files are read while the network is listened to.",
         ),
         click.option(
             "--recv-buffer",
@@ -91,8 +91,8 @@ def input_options(command: _F) -> _F:
 class Inputs:
     """The options by their names; then what they mean.
 
-    ``addresses``: (host, port) to listen on; ``captures``: files; ``protocols``: what is accepted. A datagram is told
-    by its first octets, so the kinds of all inputs are accepted on each of them.
+    ``addresses``: (host, port) to listen on; ``captures``: files; ``accepted``: the protocols that each of these takes,
+    addresses first.
     """
 
     host: str
@@ -144,12 +144,16 @@ class Inputs:
         return self.port if self.pcap else None
 
     @property
+    def accepted(self) -> list[frozenset[Any]]:
+        listening = [kind for kind, is_capture, _ in self._urls if not is_capture]
+        listening += [self.kind] * (len(self.addresses) - len(listening))
+        captures = [*(self.kind for _ in self.pcap), *(kind for kind, is_capture, _ in self._urls if is_capture)]
+        return [accepted(kind) for kind in (*listening, *captures)]
+
+    @property
     def protocols(self) -> frozenset[Any]:
-        """What to accept."""
-        kinds = {kind for kind, _, _ in self._urls}
-        if not self.inputs or self.pcap or self.port is not None:
-            kinds.add(self.kind)
-        return frozenset().union(*map(accepted, kinds))
+        """What is accepted by any."""
+        return frozenset().union(*self.accepted)
 
 
 def _parse(url: str) -> tuple[str, bool, str]:
@@ -180,6 +184,25 @@ def accepted(kind: str) -> frozenset[Any]:
 
     sflow = frozenset({Protocol.SFLOW_V5})
     return {"auto": frozenset(Protocol), "sflow": sflow, "netflow": frozenset(Protocol) - sflow}[kind]
+
+
+class _Numbered:
+    """A capture file as an input of its own."""
+
+    def __init__(self, source: Source, number: int) -> None:
+        self._source, self._number = source, number
+
+    @property
+    def exhausted(self) -> bool:
+        return bool(getattr(self._source, "exhausted", False))
+
+    def receive(self, timeout_s: float | None, linger_s: float) -> PacketBatch | None:
+        import numpy as np
+
+        batch = self._source.receive(timeout_s, linger_s)
+        if batch is not None:
+            batch.input = np.full(len(batch), self._number, np.uint16)
+        return batch
 
 
 class _Together:
@@ -231,12 +254,13 @@ def read_captures(
     from pyflowx.cli.progress import Progress
     from pyflowx.transport.capture import CaptureReader
 
-    for path in inputs.captures:
+    for number, path in enumerate(inputs.captures, len(inputs.addresses)):
         if collector.is_stopping:
             break
         with CaptureReader(path, inputs.capture_port, wake_fd=collector.wake_fd) as reader:
             with Progress(reader, path, stdout_is_used) as source:
-                collector.run(wrap(source if receiver is None else _Together(receiver, source)))
+                capture = _Numbered(source, number)
+                collector.run(wrap(capture if receiver is None else _Together(receiver, capture)))
             LOG.info(f"{path}: {reader.counters}")
             if reader.problem:
                 LOG.info(f"{path}: {reader.problem}")

@@ -99,7 +99,8 @@ class Tree(Generic[AnyBatch]):
     """A :class:`~pyflowx.sinks.Sink`. ``report`` takes a line about each thing that goes wrong, and when it goes on.
 
     ``rows`` and ``octets`` count what is in files, complete or not; rows of one that could not be completed go over
-    to ``lost``. ``files`` counts those that are complete. SinkError where the root cannot be written to at the start.
+    to ``lost``. ``files`` counts those that are complete, ``commands_failed`` how often a program that is run for one
+    failed. SinkError where the root cannot be written to at the start.
     """
 
     prompt = False
@@ -133,6 +134,10 @@ class Tree(Generic[AnyBatch]):
         self._lost_before = 0  # when the error came
         self._check_root()
         self._expire()
+
+    @property
+    def commands_failed(self) -> int:
+        return self._commands.failures
 
     def _check_root(self) -> None:
         try:

@@ -35,6 +35,7 @@ class _Part(NamedTuple):
     length: I32
     exporter: U8
     port: U16
+    local_port: U16
 
 
 class AfXdpReceiver:
@@ -44,7 +45,9 @@ class AfXdpReceiver:
     def __init__(self, udp: UdpReceiver, sockets: Sequence[XskSocket], wake_fd: int | None = None) -> None:
         self._udp, self._wake_fd = udp, wake_fd
         self._kept: PacketBatch | None = None  # of the ordinary sockets, for the next call
-        self._next = 0
+        self._inputs = np.zeros(1 << 16, np.uint16)  # by port
+        for number, (_, port) in enumerate(udp.addresses):
+            self._inputs[port] = number
         self.replace(sockets)
 
     def replace(self, sockets: Sequence[XskSocket]) -> None:
@@ -88,7 +91,7 @@ class AfXdpReceiver:
         batches = []
         for index, each in enumerate(self._sockets):
             seen, self._seen[index] = self._seen[index], []
-            batch = _take(each, seen)
+            batch = _take(each, seen, self._inputs)
             if batch is not None:
                 batches.append(batch)
         return _joined(batches) if batches else None
@@ -100,7 +103,7 @@ class AfXdpReceiver:
         self._sockets = []
 
 
-def _take(sock: XskSocket, seen: Sequence[tuple[int, int]]) -> PacketBatch | None:
+def _take(sock: XskSocket, seen: Sequence[tuple[int, int]], inputs: U16) -> PacketBatch | None:
     """What waits in a socket. ``seen``: how many frames there were at some times."""
     rows, begins, octets = sock.peek(_ENOUGH)
     if not len(rows):
@@ -116,7 +119,7 @@ def _take(sock: XskSocket, seen: Sequence[tuple[int, int]]) -> PacketBatch | Non
     sock.count(RECEIVED, sum(len(part.order) for part in parts))
     depths, times = np.array(seen, np.int64).reshape(-1, 2).T
     moment = np.searchsorted(depths, np.arange(len(rows)), side="right")
-    return _merged(parts, times[np.minimum(moment, len(times) - 1)])
+    return _merged(parts, times[np.minimum(moment, len(times) - 1)], inputs)
 
 
 def _parts(sock: XskSocket, order: I64, rows: I64, begin: int, octets: I32) -> list[_Part]:
@@ -172,7 +175,8 @@ def _datagrams(
     else:
         exporter[:, :12] = np.frombuffer(V4_MAPPED, np.uint8)
         exporter[:, 12:] = heads[:, network + 12 : network + 16]
-    return _Part(kept, payload, length.astype(np.int32), exporter, _be16(heads, at).astype(np.uint16))
+    ports = _be16(heads, at).astype(np.uint16), _be16(heads, at + 2).astype(np.uint16)
+    return _Part(kept, payload, length.astype(np.int32), exporter, *ports)
 
 
 def _payload(sock: XskSocket, rows: I64, at: int, length: I64) -> U8:
@@ -217,11 +221,12 @@ def _be16(octets: U8, at: int) -> I64:
     return octets[:, at].astype(np.int64) << 8 | octets[:, at + 1]
 
 
-def _merged(parts: Sequence[_Part], received_ns: I64) -> PacketBatch:
-    """The parts in the order in which their datagrams came. ``received_ns``: of all frames."""
+def _merged(parts: Sequence[_Part], received_ns: I64, inputs: U16) -> PacketBatch:
+    """The parts in the order in which their datagrams came. ``received_ns``: of all frames; ``inputs``: by port."""
     if len(parts) == 1:
         (part,) = parts
-        return PacketBatch(part.payload, part.length, part.exporter, part.port, received_ns[part.order])
+        times = received_ns[part.order]
+        return PacketBatch(part.payload, part.length, part.exporter, part.port, times, inputs[part.local_port])
     order = np.concatenate([part.order for part in parts])
     turn = np.argsort(order)
     return PacketBatch(
@@ -230,6 +235,7 @@ def _merged(parts: Sequence[_Part], received_ns: I64) -> PacketBatch:
         np.concatenate([part.exporter for part in parts])[turn],
         np.concatenate([part.port for part in parts])[turn],
         received_ns[order[turn]],
+        inputs[np.concatenate([part.local_port for part in parts])[turn]],
     )
 
 
@@ -243,6 +249,7 @@ def _joined(batches: Sequence[PacketBatch]) -> PacketBatch:
         np.concatenate([batch.exporter for batch in batches]),
         np.concatenate([batch.port for batch in batches]),
         np.concatenate([batch.received_ns for batch in batches]),
+        np.concatenate([batch.input for batch in batches if batch.input is not None]),
     )
 
 

@@ -73,7 +73,7 @@ class CoalescingReceiver(UdpReceiver):
         message, offset, length = cut(octets, self._segment[:count])
         data = gather(self._area, message * _ROOM + offset, max(1, int(length.max())))
         exporter, port = self._exporter[message], self._port[message]
-        return PacketBatch(data, length.astype(np.int32), exporter, port, received_ns[message])
+        return PacketBatch(data, length.astype(np.int32), exporter, port, received_ns[message], self._input[message])
 
 
 def cut(octets: I64, segment: I64) -> tuple[Array, I64, I64]:

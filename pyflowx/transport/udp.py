@@ -145,6 +145,7 @@ class UdpReceiver:
         size = self._size = len(iov)
         self._exporter = np.zeros((size, 16), np.uint8)
         self._port = np.zeros(size, np.uint16)
+        self._input = np.zeros(size, np.uint16)
         self._names = np.zeros(size, SOCKADDR)
         self._control = np.zeros(size, control)
         self._iov = iov
@@ -233,6 +234,7 @@ class UdpReceiver:
             exporter[:, :12] = _V4_MAPPED
             exporter[:, 12:] = names["v4"]
         self._port[start:stop] = names["port"]
+        self._input[start:stop] = index
         self._parse_control(index, start, stop)
         message["namelen"] = SOCKADDR.itemsize  # the kernel has put in what it used
         message["controllen"] = self._control.dtype.itemsize
@@ -255,7 +257,7 @@ class UdpReceiver:
         received_ns: I64 = control["seconds"] * 1_000_000_000 + control["nanoseconds"]
         longest = int(length.max())
         data = self._data[:count] if longest <= _STRIDE else self._widened(length, longest)
-        return PacketBatch(data, length, self._exporter[:count], self._port[:count], received_ns)
+        return PacketBatch(data, length, self._exporter[:count], self._port[:count], received_ns, self._input[:count])
 
     def _widened(self, length: I32, longest: int) -> U8:
         """The batch with rows of ``longest`` octets, for those that did not fit into ours."""

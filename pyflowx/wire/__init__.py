@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,21 +28,22 @@ MODULES = {
 class Decoder:
     """Tells the protocols apart by the first octets of a datagram and decodes each with its codec.
 
-    ``protocols`` restricts what is accepted; the rest is Reason.UNKNOWN_VERSION. Templates live in
-    :attr:`templates` from call to call. ``tunnels``: of sFlow's sampled packets take the innermost IP header, else the
-    outermost.
+    ``protocols`` restricts what is accepted, on all inputs or on each of them; the rest is Reason.OTHER_PROTOCOL.
+    Templates live in :attr:`templates` from call to call. ``tunnels``: of sFlow's sampled packets take the innermost IP
+    header, else the outermost.
     """
 
     def __init__(
         self,
         registry: Registry | None = None,
         limits: TemplateLimits | None = None,
-        protocols: frozenset[Protocol] | None = None,
+        protocols: frozenset[Protocol] | Sequence[frozenset[Protocol]] | None = None,
         tunnels: bool = True,
     ) -> None:
         self.tunnels = tunnels
         self.templates = TemplateStore(registry, limits)
-        self.protocols = frozenset(Protocol) if protocols is None else protocols
+        known = frozenset(Protocol) if protocols is None else protocols
+        self._accepted = [known] if isinstance(known, frozenset) else list(known)
 
     def decode(self, packets: PacketBatch, now_ns: int) -> tuple[list[Decoded], Problems]:
         """One Decoded for each protocol in the batch. Never raises for what is in ``packets``; the result does not
@@ -70,13 +72,24 @@ class Decoder:
             problems.add(np.flatnonzero(packets.length == 1), 0, Reason.TRUNCATED_HEADER)
         found: list[tuple[Protocol, I32]] = []
         left = n
-        for protocol in sorted(self.protocols):
+        for protocol in Protocol:
             rows = np.flatnonzero(version == protocol).astype(np.int32)
             left -= len(rows)
-            if len(rows):
-                found.append((protocol, rows))
+            taken = self._taken(packets, rows, protocol, problems) if len(rows) else rows
+            if len(taken):
+                found.append((protocol, taken))
             if not left:
                 return found
-        unknown = ~np.isin(version, [-1, *self.protocols])
+        unknown = ~np.isin(version, [-1, *Protocol])
         problems.add(np.flatnonzero(unknown), 0, Reason.UNKNOWN_VERSION)
+        return found
+
+    def _taken(self, packets: PacketBatch, rows: I32, protocol: Protocol, problems: Problems) -> I32:
+        """Of rows of a protocol those whose input takes it."""
+        takes = np.array([protocol in accepted for accepted in self._accepted])
+        if takes.all():
+            return rows
+        taken = np.full(len(rows), takes[0]) if packets.input is None else takes[packets.input[rows]]
+        problems.add(rows[~taken], 0, Reason.OTHER_PROTOCOL)
+        found: I32 = rows[taken]
         return found

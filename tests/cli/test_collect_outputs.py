@@ -360,20 +360,24 @@ def test_every_input_in_one_process(tmp_path: Path) -> None:
     packet = Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=4739) / message(TEMPLATE, flows(1))
     wrpcap(str(tmp_path / "a.pcap"), [packet])
     sflow = struct.pack(">IIIIIII", 5, 1, 0xC0000209, 0, 1, 1000, 0)
-    inputs = [f"netflow+pcap://{tmp_path}/a.pcap", "netflow://127.0.0.1:0", "sflow://[::1]:0"]
+    files = [f"netflow+pcap://{tmp_path}/a.pcap", f"sflow+pcap://{tmp_path}/a.pcap"]
+    inputs = [*files, "netflow://127.0.0.1:0", "sflow://[::1]:0"]
     command = [*COLLECT, "-f", "common", *QUIET, *(word for url in inputs for word in ("-I", url))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         ports = [int(re.search(r"UDP port (\d+)", process.stderr.readline())[1]) for _ in range(2)]  # type: ignore[index]
         assert json.loads(process.stdout.readline())["bytes"] == 1
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.sendto(sflow, ("127.0.0.1", ports[0]))  # what the other port takes
             sender.sendto(message(TEMPLATE, flows(2)), ("127.0.0.1", ports[0]))
         assert json.loads(process.stdout.readline())["bytes"] == 2
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender:
+            sender.sendto(message(TEMPLATE, flows(3)), ("::1", ports[1]))
             sender.sendto(sflow, ("::1", ports[1]))
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert "SFLOW_V5: 1 messages" in said and "IPFIX: 2 messages, 2 flows" in said
+    assert "problems: OTHER_PROTOCOL 3\n" in said  # each input takes its own kind only
     assert f"{tmp_path}/a.pcap: " in said
 
 

@@ -15,14 +15,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from pyflowx.live import FeedReader
 from pyflowx.metrics import COLLECTOR
 
 TEMPLATE = struct.pack(">HHHHHHHH", 2, 16, 256, 2, 7, 2, 1, 4)  # source port, octets
@@ -34,89 +32,13 @@ def message(*octets: int, sequence: int = 0, template: bool = False) -> bytes:
     return struct.pack(">HHIII", 10, 16 + len(body), 1_700_000_000, sequence, 42) + body
 
 
-class Running:
-    """A collector on a port that the kernel chose; what it says is in a file, a socket sends to it."""
-
-    def __init__(self, folder: Path, *options: str, **settings: Any) -> None:
-        self.path, self.runtime = folder / "stderr", folder / "run"
-        environment = {**os.environ, "RUNTIME_DIRECTORY": str(self.runtime)}
-        command = [sys.executable, "-m", "pyflowx", "collect", "-H", "127.0.0.1", "-p", "0", *options]
-        with self.path.open("w") as stderr:
-            self.process = subprocess.Popen(command, stderr=stderr, env=environment, **settings)
-        self.port = int(self.wait_for(r"UDP port (\d+)")[1])
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.connect(("127.0.0.1", self.port))
-
-    @property
-    def said(self) -> str:
-        return self.path.read_text()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        return self.until(lambda: re.search(pattern, self.said))
-
-    def until(self, look: Callable[[], Any]) -> Any:
-        """What ``look`` finds, as soon as it finds something; the collector has to live meanwhile."""
-        while True:
-            ended = self.process.poll() is not None
-            found = look()
-            if found:
-                return found
-            assert not ended, self.said
-            time.sleep(0.02)
-
-    def metrics(self) -> str:
-        return self.wait_for(r"metrics at (http://\S+)/metrics")[1]
-
-    def get(self, path: str = "/metrics") -> str:
-        with urllib.request.urlopen(self.metrics() + path) as answer:
-            return answer.read().decode()
-
-    def feed(self) -> FeedReader:
-        return FeedReader(self.wait_for(r"live feed at (\S+)")[1])
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait()
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.kill()
-        self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-
-
-@pytest.fixture
-def collect(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Starts collectors; without metrics unless a port is given, as other collectors may run on this host."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*options: str, **settings: Any) -> Running:
-            folder = tmp_path / str(time.monotonic_ns())
-            folder.mkdir()
-            metrics = [] if {"--metrics-port", "--config"} & set(options) else ["--no-metrics"]
-            made = Running(folder, *metrics, *options, **settings)
-            stack.callback(made.close)
-            return made
-
-        yield start
-
-
 DISCARD = ("-f", "common", "-s", "discard")
-
-
-def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 # --- metrics ---------------------------------------------------------------------------------------------------
 
 
-def test_metrics_say_what_was_sent(collect: Callable[..., Running]) -> None:
+def test_metrics_say_what_was_sent(collect: Callable[..., Any]) -> None:
     run = collect(*DISCARD, "--metrics-host", "127.0.0.1", "--metrics-port", "0")
     sent = [message(1, 2, template=True), message(3, sequence=2), message(4, sequence=13), b"\0\x63"]
     for datagram in sent:
@@ -124,7 +46,7 @@ def test_metrics_say_what_was_sent(collect: Callable[..., Running]) -> None:
     exporter = ("exporter", "127.0.0.1")
     ipfix = (exporter, ("protocol", "IPFIX"))
     received = ("pyflowx_received_packets_total", (exporter,))
-    found = run.until(lambda: (now := samples(run.get())).get(received) == len(sent) and now)
+    found = run.until(lambda: (now := run.metrics()).get(received) == len(sent) and now)
     assert found["pyflowx_received_octets_total", (exporter,)] == sum(map(len, sent))
     assert found["pyflowx_flows_total", ipfix] == 4
     assert found["pyflowx_messages_total", ipfix] == 3
@@ -140,18 +62,32 @@ def test_metrics_say_what_was_sent(collect: Callable[..., Running]) -> None:
     assert {row.sample_name for row in COLLECTOR} - optional <= names
 
 
-def test_health_and_other_pages(collect: Callable[..., Running]) -> None:
+def test_commands_that_fail_are_counted(collect: Callable[..., Any], tmp_path: Path) -> None:
+    tree = ("-f", "common", "-o", str(tmp_path / "out"), "--interval", "1h", "--exec", "false %f", "--no-live")
+    run = collect(*tree, "--metrics-host", "127.0.0.1", "--metrics-port", "0")
+    failed = ("pyflowx_commands_failed_total", ())
+    assert run.metrics()[failed] == 0
+    run.socket.send(message(1, template=True))
+    run.until(lambda: run.metrics()["pyflowx_rows_written_total", ()] == 1)
+    run.process.send_signal(signal.SIGHUP)  # completes the file
+    run.until(lambda: run.metrics()[failed] == 1)
+    run.socket.send(message(2))
+    assert run.end() == 0
+    assert "2 times a program of --exec or --expire-exec failed" in run.said
+
+
+def test_health_and_other_pages(collect: Callable[..., Any]) -> None:
     run = collect(*DISCARD, "--metrics-host", "::1", "--metrics-port", "0")
-    assert run.metrics().startswith("http://[::1]:")
+    assert run.url.startswith("http://[::1]:")
     assert run.get("/healthz") == "ok\n"
     with pytest.raises(urllib.error.HTTPError, match="404"):
         run.get("/")
     assert "# HELP pyflowx_flows_total" in run.get("/metrics?x=1")
 
 
-def test_clients_that_say_nothing_keep_nobody_out_for_long(collect: Callable[..., Running]) -> None:
+def test_clients_that_say_nothing_keep_nobody_out_for_long(collect: Callable[..., Any]) -> None:
     run = collect(*DISCARD, "--metrics-host", "127.0.0.1", "--metrics-port", "0")
-    port = int(run.metrics().rpartition(":")[2])
+    port = int(run.url.rpartition(":")[2])
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(50)]
         assert silent[-1].recv(1) == b""  # turned away: the places are taken
@@ -160,13 +96,13 @@ def test_clients_that_say_nothing_keep_nobody_out_for_long(collect: Callable[...
     assert "Traceback" not in run.said
 
 
-def _answers(run: Running) -> bool:
+def _answers(run: Any) -> bool:
     with contextlib.suppress(OSError):
         return run.get("/healthz") == "ok\n"
     return False
 
 
-def test_a_metrics_port_that_is_taken(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_metrics_port_that_is_taken(collect: Callable[..., Any], tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "pyflowx", "collect", "-p", "0", "--no-live", "--metrics-host", "127.0.0.1"]
@@ -175,7 +111,7 @@ def test_a_metrics_port_that_is_taken(collect: Callable[..., Running], tmp_path:
     assert f"port {port}: Address already in use" in done.stderr and "--no-metrics" in done.stderr
 
 
-def test_the_default_metrics_port_is_no_must(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_the_default_metrics_port_is_no_must(collect: Callable[..., Any], tmp_path: Path) -> None:
     config = tmp_path / "empty.toml"
     config.write_text("")
     with contextlib.ExitStack() as stack:
@@ -191,7 +127,7 @@ def test_the_default_metrics_port_is_no_must(collect: Callable[..., Running], tm
 # --- live feed -------------------------------------------------------------------------------------------------
 
 
-def test_a_viewer_sees_what_is_written(collect: Callable[..., Running]) -> None:
+def test_a_viewer_sees_what_is_written(collect: Callable[..., Any]) -> None:
     run = collect("-f", "common", stdout=subprocess.PIPE)
     with run.feed() as reader:
         assert reader.hello["role"] == "collect" and reader.hello["pid"] == run.process.pid
@@ -222,7 +158,7 @@ def test_a_viewer_sees_what_is_written(collect: Callable[..., Running]) -> None:
     assert any("listening" in line[3] for line in seen["log"])
 
 
-def test_flows_of_raw_output_are_shown_too(collect: Callable[..., Running]) -> None:
+def test_flows_of_raw_output_are_shown_too(collect: Callable[..., Any]) -> None:
     run = collect("-f", "raw", stdout=subprocess.DEVNULL)
     with run.feed() as reader:
         snapshots = iter(reader)
@@ -232,7 +168,7 @@ def test_flows_of_raw_output_are_shown_too(collect: Callable[..., Running]) -> N
     assert (seen["flows"]["rows"][0]["bytes"], seen["flows"]["octets"]) == (7, 7)
 
 
-def test_the_default_place_is_in_the_runtime_folder(collect: Callable[..., Running]) -> None:
+def test_the_default_place_is_in_the_runtime_folder(collect: Callable[..., Any]) -> None:
     run = collect(*DISCARD)
     path = run.runtime / f"collect-{run.port}.sock"
     assert run.wait_for(r"live feed at (\S+)")[1] == str(path)
@@ -241,7 +177,7 @@ def test_the_default_place_is_in_the_runtime_folder(collect: Callable[..., Runni
     assert not path.exists()
 
 
-def test_a_place_of_another_collector_is_an_error(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_place_of_another_collector_is_an_error(collect: Callable[..., Any], tmp_path: Path) -> None:
     path = str(tmp_path / "feed.sock")
     run = collect(*DISCARD, "--live", path)
     run.wait_for("live feed at")
@@ -256,7 +192,7 @@ def test_a_place_of_another_collector_is_an_error(collect: Callable[..., Running
         assert reader.hello["pid"] == after.process.pid
 
 
-def test_no_feed_on_request_and_none_for_captures(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_no_feed_on_request_and_none_for_captures(collect: Callable[..., Any], tmp_path: Path) -> None:
     run = collect(*DISCARD, "--no-live")
     assert run.end() == 0
     assert "live feed" not in run.said and not run.runtime.exists()
@@ -275,7 +211,7 @@ def octets_in(path: Path) -> list[int]:
     return [json.loads(line)["bytes"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def test_sighup_goes_on_in_a_new_file_and_loads_tables_again(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_sighup_goes_on_in_a_new_file_and_loads_tables_again(collect: Callable[..., Any], tmp_path: Path) -> None:
     path, moved, table = tmp_path / "flows.ndjson", tmp_path / "moved.ndjson", tmp_path / "names.csv"
     table.write_text("src_port,name\n80,before\n")
     enrich = f"type=exact,source={table},key=src_port,fields=name:service"
@@ -299,7 +235,7 @@ def test_sighup_goes_on_in_a_new_file_and_loads_tables_again(collect: Callable[.
     assert octets_in(path) == [2, 3]
 
 
-def test_a_table_that_cannot_be_loaded_again_is_a_warning(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_loaded_again_is_a_warning(collect: Callable[..., Any], tmp_path: Path) -> None:
     table = tmp_path / "names.csv"
     table.write_text("src_port,name\n80,before\n")
     enrich = f"type=exact,source={table},key=src_port,fields=name:service"
@@ -359,7 +295,7 @@ def test_sighup_on_a_terminal_and_a_terminal_that_goes(tmp_path: Path) -> None:
     assert octets_in(moved) == [1] and octets_in(path) == [2]
 
 
-def test_sighup_with_the_folder_gone_keeps_the_file(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_sighup_with_the_folder_gone_keeps_the_file(collect: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     run = collect("-f", "common", "-o", str(folder / "flows.ndjson"))
@@ -371,7 +307,7 @@ def test_sighup_with_the_folder_gone_keeps_the_file(collect: Callable[..., Runni
     assert octets_in(tmp_path / "elsewhere" / "flows.ndjson") == [5]
 
 
-def test_a_second_signal_ends_it_at_once(collect: Callable[..., Running]) -> None:
+def test_a_second_signal_ends_it_at_once(collect: Callable[..., Any]) -> None:
     run = collect("-f", "common", stdout=subprocess.PIPE)
     run.socket.send(message(1, template=True))
     for _ in range(2000):  # more than a pipe takes: it waits for a reader that does not come
@@ -394,7 +330,7 @@ def _catches(status: Path, number: signal.Signals) -> bool:
 # --- messages --------------------------------------------------------------------------------------------------
 
 
-def test_messages_as_json(collect: Callable[..., Running]) -> None:
+def test_messages_as_json(collect: Callable[..., Any]) -> None:
     run = collect(*DISCARD, "--log-format", "json")
     run.socket.send(message(1, template=True))
     run.socket.send(message(1, sequence=6))
@@ -416,7 +352,7 @@ def test_a_level_leaves_the_rest_out(tmp_path: Path) -> None:
 # --- configuration ---------------------------------------------------------------------------------------------
 
 
-def test_a_configuration_file(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_configuration_file(collect: Callable[..., Any], tmp_path: Path) -> None:
     path, out = tmp_path / "pyflowx.toml", tmp_path / "flows.ndjson"
     path.write_text(f'[collect]\nformat = "common"\noutput = "{out}"\nno-metrics = true\nlive = "{tmp_path}/x.sock"\n')
     run = collect("--config", str(path))
@@ -440,13 +376,13 @@ def test_a_key_that_is_wrong(tmp_path: Path) -> None:
 # --- doctor ----------------------------------------------------------------------------------------------------
 
 
-def doctor(run: Running, *options: str) -> subprocess.CompletedProcess[str]:
+def doctor(run: Any, *options: str) -> subprocess.CompletedProcess[str]:
     path = run.wait_for(r"live feed at (\S+)")[1]
     command = [sys.executable, "-m", "pyflowx", "doctor", "--connect", path, *options]
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_doctor_says_where_a_running_collector_loses(collect: Callable[..., Running]) -> None:
+def test_doctor_says_where_a_running_collector_loses(collect: Callable[..., Any]) -> None:
     run = collect(*DISCARD)
     run.socket.send(message(1, template=True))
     run.socket.send(message(1, sequence=8))

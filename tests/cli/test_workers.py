@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import functools
 import gzip
 import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -16,7 +17,6 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from prometheus_client.parser import text_string_to_metric_families
 
 from pyflowx.batch import V4_MAPPED
 from pyflowx.kernel.steering import worker_of
-from pyflowx.live import FeedReader
 
 WORKERS = 3
 COLLECT = [sys.executable, "-m", "pyflowx", "collect", "-H", "127.0.0.1", "-p", "0", "--workers", str(WORKERS)]
@@ -62,78 +60,10 @@ class Exporter:
         self.sent += octets
 
 
-class Running:
-    """A collector with workers on a port that the kernel chose; what it says is in a file."""
-
-    def __init__(self, folder: Path, *options: str, **settings: Any) -> None:
-        self.path = folder / "stderr"
-        environment = {**os.environ, "RUNTIME_DIRECTORY": str(folder / "run")}
-        command = settings.pop("command", COLLECT)
-        metrics = [] if "--metrics-port" in options else ["--no-metrics"]
-        with self.path.open("w") as stderr:
-            self.process = subprocess.Popen([*command, *metrics, *options], stderr=stderr, env=environment, **settings)
-        self.port = int(self.wait_for(r"UDP port (\d+)")[1])
-
-    @property
-    def said(self) -> str:
-        return self.path.read_text()
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        return self.until(lambda: re.search(pattern, self.said))
-
-    def until(self, look: Callable[[], Any]) -> Any:
-        """What ``look`` finds, as soon as it finds something; the collector has to live meanwhile."""
-        while True:
-            ended = self.process.poll() is not None
-            found = look()
-            if found:
-                return found
-            assert not ended, self.said
-            time.sleep(0.02)
-
-    def metrics(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-        url = self.wait_for(r"metrics at (http://\S+)")[1].rstrip(",")
-        with urllib.request.urlopen(url) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
-
-    def snapshots(self) -> Iterator[dict[str, Any]]:
-        """Each with the sections that had not changed since the last one."""
-        whole: dict[str, Any] = {}
-        with FeedReader(self.wait_for(r"live feed at (\S+)")[1]) as reader:
-            for snapshot in reader:
-                whole = {**whole, **snapshot}
-                yield whole
-
-    def workers(self) -> list[dict[str, Any]]:
-        """When all of them run."""
-        rows = (snapshot["workers"] for snapshot in self.snapshots())
-        return next(found for found in rows if all(row["pid"] for row in found))
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait()
-
-
 @pytest.fixture
-def collect(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    with contextlib.ExitStack() as stack:
-
-        def start(*options: str, **settings: Any) -> Running:
-            folder = tmp_path / str(time.monotonic_ns())
-            folder.mkdir()
-            made = Running(folder, *options, **settings)
-
-            def close() -> None:
-                made.process.kill()
-                made.process.wait()
-                if made.process.stdout is not None:
-                    made.process.stdout.close()
-
-            stack.callback(close)
-            return made
-
-        yield start
+def collect(collect: Callable[..., Any]) -> Callable[..., Any]:
+    """With workers."""
+    return functools.partial(collect, command=COLLECT)
 
 
 @pytest.fixture
@@ -224,7 +154,7 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[bytes], list[int]]]] = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_one_output_of_all_is_complete_in_every_format(
-    name: str, collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    name: str, collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     options, read = FORMATS[name]
     path = tmp_path / f"flows.{name}"
@@ -236,7 +166,7 @@ def test_one_output_of_all_is_complete_in_every_format(
     assert f"{rows} rows, {path.stat().st_size} octets written" in run.said
 
 
-def test_lines_on_a_pipe_are_never_torn(collect: Callable[..., Running], exporters: list[Exporter]) -> None:
+def test_lines_on_a_pipe_are_never_torn(collect: Callable[..., Any], exporters: list[Exporter]) -> None:
     run = collect("-f", "common", "--no-live", stdout=subprocess.PIPE)
     sent = send_all(exporters, run.port, 100)
     run.process.send_signal(signal.SIGINT)
@@ -246,7 +176,7 @@ def test_lines_on_a_pipe_are_never_torn(collect: Callable[..., Running], exporte
 
 @pytest.mark.parametrize("name", ["csv", "parquet"])
 def test_a_tree_has_files_of_each_worker(
-    name: str, collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    name: str, collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     options, read = FORMATS[name]
     run = collect(*options, "-o", str(tmp_path / "tree"), "--interval", "1h", "--no-live")
@@ -258,9 +188,7 @@ def test_a_tree_has_files_of_each_worker(
     assert f"{len(sent)} rows" in run.said
 
 
-def test_sighup_goes_on_in_a_new_file(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
-) -> None:
+def test_sighup_goes_on_in_a_new_file(collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path) -> None:
     path, moved = tmp_path / "flows.parquet", tmp_path / "flows-1.parquet"
     run = collect("-f", "common", "-s", "parquet", "-o", str(path), "--no-live")
     first = send_all(exporters, run.port, 5)
@@ -275,14 +203,14 @@ def test_sighup_goes_on_in_a_new_file(
     assert sorted(both) == [*first, *[10**6] * len(exporters)]
 
 
-def test_a_full_disk_ends_it(collect: Callable[..., Running], exporters: list[Exporter]) -> None:
+def test_a_full_disk_ends_it(collect: Callable[..., Any], exporters: list[Exporter]) -> None:
     run = collect("-f", "common", "-o", "/dev/full", "--no-live")
     send_all(exporters, run.port, 2)
     assert run.process.wait() == 4
     assert "/dev/full: No space left on device" in run.said
 
 
-def test_it_ends_with_its_reader(collect: Callable[..., Running], exporters: list[Exporter]) -> None:
+def test_it_ends_with_its_reader(collect: Callable[..., Any], exporters: list[Exporter]) -> None:
     run = collect("-f", "common", "--no-live", stdout=subprocess.PIPE)
     exporters[0].send(run.port, 1, template=True)
     assert json.loads(run.process.stdout.readline())["bytes"] == 1
@@ -292,10 +220,30 @@ def test_it_ends_with_its_reader(collect: Callable[..., Running], exporters: lis
     assert "Traceback" not in run.said
 
 
+def test_what_comes_after_the_output_has_failed_is_counted_as_lost(
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
+) -> None:
+    """Each worker holds rows of an Arrow stream back for a second; the first of them find no room."""
+    path = tmp_path / "flows.arrows"
+    run = collect("-f", "common", "-s", "arrow-ipc", "-o", str(path), "--no-live")
+    written = sum(part.stat().st_size for part in tmp_path.glob(".flows.arrows*"))  # the schema
+    resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (written, written))
+    pid = run.process.pid
+    workers = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    for worker in workers:
+        os.kill(worker, signal.SIGSTOP)  # until all has come
+    sent = send_all(exporters, run.port, 2)
+    for worker in workers:
+        os.kill(worker, signal.SIGCONT)
+    assert run.process.wait() == 4
+    assert f"{path}: File too large" in run.said
+    assert f"0 rows, {written} octets written, {len(sent)} rows lost" in run.said
+
+
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
-def test_metrics_and_the_live_feed_are_sums(collect: Callable[..., Running], exporters: list[Exporter]) -> None:
+def test_metrics_and_the_live_feed_are_sums(collect: Callable[..., Any], exporters: list[Exporter]) -> None:
     run = collect(*DISCARD, "--metrics-host", "127.0.0.1", "--metrics-port", "0")
     snapshots = run.snapshots()
     next(snapshots)
@@ -338,7 +286,7 @@ def test_metrics_and_the_live_feed_are_sums(collect: Callable[..., Running], exp
     assert f"{datagrams} datagrams" in run.said and f"{flows} flows" in run.said
 
 
-def test_viewers_see_flows_of_all(collect: Callable[..., Running], exporters: list[Exporter]) -> None:
+def test_viewers_see_flows_of_all(collect: Callable[..., Any], exporters: list[Exporter]) -> None:
     run = collect("-f", "raw", stdout=subprocess.DEVNULL)
     snapshots = run.snapshots()
     next(snapshots)
@@ -356,7 +304,7 @@ def test_viewers_see_flows_of_all(collect: Callable[..., Running], exporters: li
 
 
 def test_tables_are_summed_up_and_loaded_again_by_all(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     names, path = tmp_path / "names.csv", tmp_path / "flows.ndjson"
     names.write_text("src_port,name\n80,before\n")
@@ -397,7 +345,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_rates_of_domain_0_hold_with_other_workers(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     zero, seven = next(apart(exporters))
     path = tmp_path / "flows.ndjson"
@@ -420,7 +368,7 @@ def test_rates_of_domain_0_hold_with_other_workers(
 
 
 def test_elements_that_an_exporter_describes_are_known_to_all(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     zero, seven = next(apart(exporters))
     path = tmp_path / "messages.ndjson"
@@ -444,7 +392,7 @@ def test_elements_that_an_exporter_describes_are_known_to_all(
 
 
 def test_a_killed_worker_loses_no_others_data(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     path = tmp_path / "flows.ndjson"
     run = collect("-f", "common", "-o", str(path), "--metrics-host", "127.0.0.1", "--metrics-port", "0")
@@ -478,7 +426,7 @@ def test_a_killed_worker_loses_no_others_data(
 
 
 def test_a_worker_that_is_asked_to_end_is_replaced(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     path = tmp_path / "flows.csv"
     run = collect("-f", "common", "-s", "csv", "-o", str(path))
@@ -492,7 +440,7 @@ def test_a_worker_that_is_asked_to_end_is_replaced(
 
 
 def test_workers_end_with_the_process_that_started_them(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     run = collect("-f", "common", "-s", "parquet", "-o", str(tmp_path / "tree"), "--interval", "1h")
     workers = [row["pid"] for row in run.workers()]
@@ -508,7 +456,7 @@ def test_workers_end_with_the_process_that_started_them(
 
 
 def test_a_worker_that_is_killed_while_all_end_loses_nothing_that_waits(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     path = tmp_path / "flows.ndjson"
     run = collect("-f", "common", "-o", str(path))
@@ -524,7 +472,7 @@ def test_a_worker_that_is_killed_while_all_end_loses_nothing_that_waits(
 
 
 def test_templates_outlive_it_with_another_number_of_workers(
-    collect: Callable[..., Running], exporters: list[Exporter], tmp_path: Path
+    collect: Callable[..., Any], exporters: list[Exporter], tmp_path: Path
 ) -> None:
     state, path = tmp_path / "templates.json", tmp_path / "flows.ndjson"
     options = ("--template-file", str(state), "--no-live")
@@ -547,9 +495,7 @@ def test_templates_outlive_it_with_another_number_of_workers(
 
 
 @pytest.mark.kernel
-def test_without_privilege_the_classic_program_steers(
-    collect: Callable[..., Running], exporters: list[Exporter]
-) -> None:
+def test_without_privilege_the_classic_program_steers(collect: Callable[..., Any], exporters: list[Exporter]) -> None:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         pytest.skip("probe: there is no setpriv here")
@@ -561,7 +507,7 @@ def test_without_privilege_the_classic_program_steers(
 
 
 @pytest.mark.kernel
-def test_powers_that_are_not_needed_are_given_up(collect: Callable[..., Running]) -> None:
+def test_powers_that_are_not_needed_are_given_up(collect: Callable[..., Any]) -> None:
     run = collect(*DISCARD)
     for pid in [run.process.pid, *(row["pid"] for row in run.workers())]:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -570,7 +516,7 @@ def test_powers_that_are_not_needed_are_given_up(collect: Callable[..., Running]
     assert run.end() == 0
 
 
-def test_a_port_of_other_workers_is_taken(collect: Callable[..., Running], tmp_path: Path) -> None:
+def test_a_port_of_other_workers_is_taken(collect: Callable[..., Any], tmp_path: Path) -> None:
     run = collect(*DISCARD, "--no-live")
     command = [*COLLECT, *DISCARD, "--no-live", "--no-metrics", "-p", str(run.port)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -596,7 +542,7 @@ def test_what_cannot_work_is_said(options: tuple[str, ...], told: str) -> None:
     assert told in done.stderr and "Traceback" not in done.stderr
 
 
-def test_auto_leaves_the_kernel_a_cpu(collect: Callable[..., Running]) -> None:
+def test_auto_leaves_the_kernel_a_cpu(collect: Callable[..., Any]) -> None:
     cpus = len(os.sched_getaffinity(0))
     run = collect(*DISCARD, "--no-live", "--workers", "auto")
     if cpus > 2:

@@ -232,7 +232,7 @@ def test_a_command_that_fails_is_reported(tmp_path: Path, text: str, says: str) 
     made = Made(tmp_path, command=CommandLine("--exec", text))
     with made as sink:
         sink.write(flows(1))
-    assert len(made.reports) == 1 and says in made.reports[0]
+    assert len(made.reports) == 1 and says in made.reports[0] and sink.commands_failed == 1
     assert files(tmp_path) == {f"{NAME}.ndjson": [1]}
 
 

@@ -22,6 +22,7 @@ FRAMES = [
     bytes(ETH / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP_HEADER / b"odd"),
     bytes(ETH / IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP_HEADER),
 ]
+SFLOW = bytes(ETH / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=2055, dport=6343) / b"sFlow")
 
 
 class Memory(XskSocket):
@@ -47,14 +48,23 @@ class Memory(XskSocket):
 
 def take(frames: list[tuple[int, bytes]]) -> tuple[list[bytes], list[int]]:
     memory = Memory(frames)
-    batch = af_xdp._take(memory, [(0, 1), (len(frames), 2)])
+    inputs = np.zeros(1 << 16, np.uint16)
+    inputs[6343] = 1
+    batch = af_xdp._take(memory, [(0, 1), (len(frames), 2)], inputs)
     counted = [int(memory._counts[what]) for what in (RECEIVED, BAD_CHECKSUM, UNREADABLE)]
+    if batch is not None:  # the input is known by the port, which no frame here has but SFLOW
+        assert batch.input.tolist() == [int(row == b"sFlow") for row in batch.tolist()]
     return ([] if batch is None else batch.tolist()), counted
 
 
 def test_what_is_whole_is_taken() -> None:
     payloads = [bytes(range(200)), b"x", b"odd", b""]
     assert take([(HEADROOM, frame) for frame in FRAMES]) == (payloads, [4, 0, 0])
+
+
+def test_the_port_tells_the_input() -> None:
+    assert take([(HEADROOM, FRAMES[1]), (HEADROOM, SFLOW), (HEADROOM, FRAMES[0])])[1] == [3, 0, 0]
+    assert take([(HEADROOM, SFLOW)])[0] == [b"sFlow"]
 
 
 def test_frames_may_begin_anywhere_in_their_rows() -> None:

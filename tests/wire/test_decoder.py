@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
+
 from pyflowx.batch import PacketBatch
 from pyflowx.decoded import Protocol, Reason
 from pyflowx.wire import Decoder
@@ -32,10 +34,23 @@ def test_what_is_no_protocol_is_reported_and_loses_no_neighbour() -> None:
     ]
 
 
-def test_protocols_that_are_not_wanted_are_unknown() -> None:
+def test_protocols_that_are_not_wanted_are_told() -> None:
     decoded, problems = Decoder(protocols=frozenset({Protocol.NETFLOW_V9})).decode(PacketBatch.of([IPFIX, V9]), 0)
     assert [each.protocol for each in decoded] == [Protocol.NETFLOW_V9]
-    assert problems.tolist() == [(0, 0, Reason.UNKNOWN_VERSION)]
+    assert problems.tolist() == [(0, 0, Reason.OTHER_PROTOCOL)]
+
+
+def test_each_input_has_protocols_of_its_own() -> None:
+    packets = PacketBatch.of([IPFIX, V9, IPFIX, V9, b"\0\x0b"])
+    packets.input = np.array([0, 0, 1, 1, 1], np.uint16)
+    decoder = Decoder(protocols=[frozenset({Protocol.IPFIX}), frozenset({Protocol.NETFLOW_V9})])
+    decoded, problems = decoder.decode(packets, 0)
+    assert {each.protocol: each.messages.packet.tolist() for each in decoded} == {
+        Protocol.IPFIX: [0],
+        Protocol.NETFLOW_V9: [3],
+    }
+    other = [(row, 0, Reason.OTHER_PROTOCOL) for row in (1, 2)]
+    assert sorted(problems.tolist()) == [*other, (4, 0, Reason.UNKNOWN_VERSION)]
 
 
 def test_no_packets_are_no_results() -> None:
