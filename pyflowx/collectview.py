@@ -57,9 +57,6 @@ FLOW_OCTETS = 1 << 20
 HELD_FOR = 50  # Templates that did not come
 OTHERS = "other"  # the label of what has no counts of its own
 
-# Problems after which everything that came was read nevertheless.
-HARMLESS = frozenset({Reason.HELD_DATA, Reason.TRAILING_OCTETS, Reason.UNKNOWN_WITHDRAWAL})
-
 
 class Receiver(Protocol):
     """What is needed of :class:`~pyflowx.transport.udp.UdpReceiver`."""
@@ -164,9 +161,8 @@ class CollectorView:
         return max(queues, key=lambda queue: queue[0] / max(1, queue[1]), default=(0, 0))
 
     def undecoded(self) -> int:
-        """Problems after which something was not read."""
-        found = sum(int(self.counters.problems[reason]) for reason in Reason if reason not in HARMLESS)
-        return found + self.templates.held.expired
+        """Messages of which something was not read."""
+        return self.counters.damaged + self.templates.held.expired
 
     def pipeline(self) -> list[Stage]:
         """Where things were lost, from the wire to the file."""

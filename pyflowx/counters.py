@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyflowx.batch import I64, Array, PacketBatch
-from pyflowx.decoded import Decoded, Problems, Protocol, Reason
+from pyflowx.decoded import HARMLESS, Decoded, Problems, Protocol, Reason
 from pyflowx.sequences import Sequences
 
 MAX_EXPORTERS = 1000  # with counts of their own; a peer may forge any number of addresses
@@ -74,12 +74,14 @@ class Counters:
     """Monotonic counts of a Collecting Process.
 
     ``exporters`` is keyed by the 16 octets of an address and holds at most :data:`MAX_EXPORTERS`; ``others`` is
-    the sum over the rest. ``problems`` has a count for each Reason, over all exporters. ``decode_seconds`` and
-    ``output_seconds``: wall time from datagrams to Data Records, and from there into the sink.
+    the sum over the rest. ``problems`` has a count for each Reason, over all exporters; ``damaged``: datagrams of which
+    something was not read, be it for one reason or for several. ``decode_seconds`` and ``output_seconds``: wall time
+    from datagrams to Data Records, and from there into the sink.
     """
 
     datagrams: int = 0
     octets: int = 0
+    damaged: int = 0
     decode_seconds: float = 0.0
     output_seconds: float = 0.0
     protocols: dict[Protocol, ProtocolCounts] = field(default_factory=dict)
@@ -110,6 +112,7 @@ class Counters:
         """Add what another process counted. ``exporters`` and sequences are then as many as those of both."""
         self.datagrams += other.datagrams
         self.octets += other.octets
+        self.damaged += other.damaged
         self.decode_seconds += other.decode_seconds
         self.output_seconds += other.output_seconds
         self.problems = self.problems + other.problems
@@ -139,6 +142,8 @@ class Counters:
             self.problems += np.bincount(reasons, minlength=len(Reason))
             here = rows >= 0  # the others are about datagrams of earlier batches
             np.add.at(table, (codes[rows[here]], reasons[here]), 1)
+            harmful = ~np.isin(reasons, list(HARMLESS))
+            self.damaged += len(np.unique(rows[here & harmful])) + int(np.count_nonzero(harmful & ~here))
         for i, address in enumerate(addresses):
             counts = self._exporter(address)
             counts.datagrams += datagrams[i]

@@ -50,6 +50,10 @@ class Reason(enum.IntEnum):
     OTHER_PROTOCOL = 21  # one that we know, and not what its port takes
 
 
+HARMLESS = frozenset({Reason.HELD_DATA, Reason.TRAILING_OCTETS, Reason.UNKNOWN_WITHDRAWAL})
+"""After which everything that came was read nevertheless."""
+
+
 class Problems:
     """A growing table of (packet, offset, reason): row of the PacketBatch, octet offset in the datagram."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def test_parts_make_the_whole() -> None:
         merged.merge(Counters())
     assert (merged.datagrams, merged.octets, merged.protocols) == (whole.datagrams, whole.octets, whole.protocols)
     assert np.array_equal(merged.problems, whole.problems) and whole.problems[Reason.EMPTY_DATAGRAM] == 20
+    assert merged.damaged == whole.damaged == 40
     assert merged.sequences.counts == whole.sequences.counts and whole.sequences.total().missing > 0
     assert merged.exporters.keys() == whole.exporters.keys()
     for address, counts in whole.exporters.items():
@@ -40,3 +42,13 @@ def test_parts_make_the_whole() -> None:
         assert np.array_equal(found.problems, counts.problems)
         for name in ("datagrams", "octets", "protocols", "last_ns", "clock_skew_ns"):
             assert getattr(found, name) == getattr(counts, name), name
+
+
+def test_a_datagram_with_several_problems_is_damaged_once() -> None:
+    cut_off = struct.pack(">HHIIIHH", 10, 26, 0, 0, 1, 256, 10) + bytes(4)  # its Set ends behind it as well
+    packets = PacketBatch.of([cut_off, netflow9(1, 0) + b"\0", b"\0\x63"])
+    counters = Counters()
+    counters.add(packets, *Decoder().decode(packets, 10))
+    reasons = (Reason.MESSAGE_PAST_DATAGRAM, Reason.SET_PAST_MESSAGE, Reason.TRAILING_OCTETS, Reason.UNKNOWN_VERSION)
+    assert [counters.problems[reason] for reason in reasons] == [1, 1, 1, 1]
+    assert counters.damaged == 2  # of what had trailing octets all was read

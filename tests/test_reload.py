@@ -168,6 +168,19 @@ def test_a_program_prints_the_table(tmp_path: Path, opened: Callable[[str], tupl
     until(lambda: (ids(table)[0] or 0) >= 3)  # type: ignore[operator]
 
 
+def test_a_program_that_says_the_same_again_changes_nothing(
+    tmp_path: Path, opened: Callable[[str], tuple[Reloader, list[str]]]
+) -> None:
+    runs = tmp_path / "runs"
+    run = script(tmp_path / "list", "import sys; open(sys.argv[1], 'a').write('x'); print('prefix,id')")
+    table, lines = opened(f"command={run} {runs},key=dst_addr,fields=id,reload=0.05s")
+    first = table.enrichment.table
+    until(lambda: len(runs.read_text()) > 3)
+    assert table.enrichment.table is first and not lines and table.counts.reloads == 0
+    table.reload()  # asked for, it is loaded whatever it says
+    until(lambda: table.counts.reloads == 1)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -38,6 +38,7 @@ class DataSection:
 
         self._data, self._start, self._decoder = data, start, Decoder(data, start)
         self._known: dict[tuple[int, Path], Any] = {}  # records share much of what they point to
+        self._keys: dict[bytes, bytes] = {}  # the keys of maps, by pointers to them
 
     def whole(self, at: int) -> Any:
         """All of the value at an offset."""
@@ -78,11 +79,20 @@ class DataSection:
         return None
 
     def _key(self, at: int) -> tuple[bytes, int]:
-        kind, size, behind = self._control(at)
-        if kind != _POINTER:
-            return self._data[behind : behind + size], behind + size
-        _, length, start = self._control(size)
-        return self._data[start : start + length], behind
+        data = self._data
+        first = data[at]
+        if first >> 5 != _POINTER:
+            _, size, behind = self._control(at)
+            return data[behind : behind + size], behind + size
+        behind = at + 2 + (first >> 3 & 3)
+        pointer = data[at:behind]
+        key = self._keys.get(pointer)
+        if key is None:
+            _, length, start = self._control(self._control(at)[1])
+            key = data[start : start + length]
+            if len(self._keys) < _KEPT:
+                self._keys[pointer] = key
+        return key, behind
 
     def _skip(self, at: int, values: int) -> int:
         """Where the value behind so many begins."""
