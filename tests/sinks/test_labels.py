@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyflowx.common import CommonBatch, CommonColumn
 from pyflowx.fill import Joint
 from pyflowx.sinks.csvtext import CommonCsv
-from pyflowx.sinks.labels import LabelTexts
+from pyflowx.sinks.labels import LabelNumbers, LabelTexts
 from pyflowx.sinks.ndjson import CommonNdjson
 from pyflowx.sinks.output import Output
 from pyflowx.sinks.protobuf import CommonProtobuf
@@ -51,6 +51,19 @@ def test_a_list_of_labels_that_grows(batches: list[tuple[list[str | int | float]
             text = octets[ends[code] : ends[code + 1]].tobytes() if ok else b"null"
             assert not ok or (json.loads(text) == labels[code] and len(text) <= longest)
     assert rendered == (labels if batches else [])
+
+
+@pytest.mark.parametrize(("type", "one", "another"), [("i64", 2**63 - 1, -(2**63)), ("f64", 0.5, -1e300)])
+def test_numbers_of_a_list_that_grows(type: str, one: float, another: float) -> None:
+    numbers, labels = LabelNumbers(), [one]
+    for codes in ([0, 0], [1, -1, 0], [2, 1], []):
+        found = numbers.values("c", column(labels, codes)._replace(type=type))
+        assert [value for value, code in zip(found.tolist(), codes, strict=True) if code >= 0] == [
+            labels[code] for code in codes if code >= 0
+        ]
+        labels += [another, one]
+    assert numbers.values("c", column([another], [0])._replace(type=type)).tolist() == [another]
+    assert numbers.values("none", column([], [-1, -1])._replace(type=type)).tolist() == [0, 0]
 
 
 def test_another_list_is_another_table() -> None:
