@@ -20,6 +20,8 @@ from pyflowx.enrich.numbering import U64
 _CHUNK = 1 << 15  # rows at a time: the scratch arrays stay in the cache
 _DOT, _COLON, _SLASH, _ZERO = 46, 58, 47, 48
 _LEAST = np.array([0, 0, 10, 100], np.uint32)  # the least number of so many digits
+_GATHER = np.uint32(1 << 24 | 1 << 17 | 1 << 10)  # brings the lowest bits of octets 0, 1, 2 to bits 24, 25, 26
+_BEHIND = np.array([0, 3, 2, 2, 1, 1, 1, 1])  # by these bits: octets behind the last one that is set
 _MAPPED = np.uint64(0xFFFF)  # bits 80..95 of an IPv4-mapped address, above its 32 bits of IPv4
 
 
@@ -116,10 +118,9 @@ def _decimal(tail: Array, count: Array) -> tuple[Array, Mask]:
 
 def _digits_behind(tail: Array, mark: int) -> Array:
     """How many of the last three octets stand behind the last ``mark``; 0 where there is none before them."""
-    count = np.zeros(len(tail), np.int64)
-    for size in (3, 2, 1):
-        count[((tail >> np.uint32(24 - 8 * size)) & np.uint32(255)) == mark] = size
-    return count
+    marks = (tail.view(np.uint8) == mark).view("<u4")  # an octet of 0 or 1 for each octet
+    found: Array = _BEHIND.take((marks * _GATHER) >> np.uint32(24) & np.uint32(7))
+    return found
 
 
 def _split_length(buffer: U8, ends: I64, widest: int) -> tuple[I64, Array, Mask]:

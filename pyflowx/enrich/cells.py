@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pyflowx.batch import I32, U8, Array, Octets
+from pyflowx.batch import I32, I64, U8, Array, Octets
 from pyflowx.enrich.numbering import MULTIPLIER, U64, Numbers, with_room
 
 Mask = npt.NDArray[np.bool_]
@@ -89,10 +89,16 @@ def _hash(cells: Octets, first: U64, longest: int) -> U64:
     state = _mixed(cells.lengths.astype(np.uint64), first)
     following = words(cells.buffer, 64)
     for at in range(8, longest - 8, 8):
-        rows = np.flatnonzero(cells.lengths > at + 8)
+        rows = _longer(cells.lengths, at + 8)
         state[rows] = _mixed(state[rows], following[cells.starts[rows] + at])
     ends = cells.starts + cells.lengths  # the last 8 octets; shorter cells have no need of them
     return _mixed(state, following[np.maximum(ends - 8, 0)])
+
+
+def _longer(lengths: I64, than: int) -> I64 | slice:
+    """Rows to look at; all of them need no copy."""
+    rows = np.flatnonzero(lengths > than)
+    return slice(None) if len(rows) == len(lengths) else rows
 
 
 def _mixed(state: U64, word: U64) -> U64:
@@ -107,10 +113,9 @@ def _differ(one: Octets, other: Octets) -> Mask:
     mine, others = words(one.buffer, 64), words(other.buffer, 64)
     lengths = np.where(differ, 0, one.lengths)
     for at in range(0, int(lengths.max(initial=0)) - 8, 8):
-        rows = np.flatnonzero(lengths > at + 8)
+        rows = _longer(lengths, at + 8)
         differ[rows] |= mine[one.starts[rows] + at] != others[other.starts[rows] + at]
-    tail = lengths - 8
-    rows = np.flatnonzero(tail >= 0)
-    tail = tail[rows]
+    rows = _longer(lengths, 7)
+    tail = lengths[rows] - 8
     differ[rows] |= mine[one.starts[rows] + tail] != others[other.starts[rows] + tail]
     return differ

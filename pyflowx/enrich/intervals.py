@@ -86,8 +86,8 @@ class Intervals32:
         bounds = np.zeros((1 << bits) + 1, np.int32)
         bounds[(starts >> self._shift) + np.uint32(1)] = np.arange(len(starts), dtype=np.int32)
         np.maximum.accumulate(bounds, out=bounds)
-        buckets = np.arange(1 << bits, dtype=np.uint32) << self._shift
-        several = np.flatnonzero(starts.take(bounds[1:]) > buckets)
+        inside = starts[starts & ((np.uint32(1) << self._shift) - np.uint32(1)) != 0] >> self._shift
+        several = inside[np.append(inside[1:] != inside[:-1], True)[: len(inside)]]
         self._first, self._last = bounds[several], bounds[several + 1]
         self._direct = values.take(bounds[1:])
         self._direct[several] = _ELSEWHERE - np.arange(len(several), dtype=np.int32)
