@@ -10,7 +10,7 @@ BIN := /usr/local/bin
 # What is installed: this clone, or a wheel of it.
 FROM ?= .
 
-RUN_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev python3-bpfcc linux-headers-amd64 iproute2
+RUN_PACKAGES := python3 python3-venv python3-dev gcc libc6-dev python3-bpfcc linux-headers-amd64 libpcap0.8 iproute2
 TEST_PACKAGES := clang clang-format bpftool ethtool tcpdump tshark softflowd nfdump pmacct tcpreplay iperf3 iputils-ping protobuf-compiler chromium tmux
 
 help:

@@ -66,15 +66,21 @@ class Meter:
     ) -> None:
         self.close()
 
-    def load(self) -> list[str]:
-        """Load all programs that interfaces with Ethernet headers may need, by hook, without attaching them: to see
-        whether the kernel takes them."""
+    def load(self, *hooks: str) -> list[str]:
+        """Load the programs of some hooks, or else all that interfaces with Ethernet headers may need, and attach none:
+        to see whether the kernel takes them."""
         config = self.config
-        hooks = [side for side in SIDES if config.direction in ("both", side)]
-        hooks += ["xdp"] * (config.hook != "tc" and config.direction != "egress")
-        for hook in hooks:
+        wanted = list(hooks) or [side for side in SIDES if config.direction in ("both", side)]
+        if not hooks and config.hook != "tc" and config.direction != "egress":
+            wanted.append("xdp")
+        for hook in wanted:
             self._programs.load(hook)
-        return hooks
+        return wanted
+
+    @property
+    def note(self) -> str:
+        """What the kernel does not take of what is loaded, in one line."""
+        return self._programs.note
 
     def attach(self) -> list[Attachment]:
         """Attach to all interfaces or, on an error, to none; removes left-overs of dead exporters first."""

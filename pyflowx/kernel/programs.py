@@ -45,13 +45,17 @@ def load_xdp(load: Callable[[bool], Program]) -> Program:
         return load(False)
 
 
+def variants() -> Iterator[MeterConfig]:
+    """A configuration for each set of programs that there can be."""
+    kinds = (("vlan", "flows"), ("ether", "flows"), ("vlan", "packet"))
+    for (key, mode), tunnels, filter in product(kinds, (False, True), ("", "ip")):
+        yield MeterConfig(["lo"], max_flows=16, key=key, mode=mode, tunnels=tunnels, filter=filter)
+
+
 def builds() -> Iterator[Build]:
     """What the compiler can make for all configurations."""
-    kinds = (("vlan", "flows"), ("ether", "flows"), ("vlan", "packet"))
-    for file, names in FILES.items():
-        for (key, mode), tunnels, filter in product(kinds, (False, True), ("", "ip")):
-            config = MeterConfig(["lo"], key=key, mode=mode, tunnels=tunnels, filter=filter)
-            yield Build(source_folder() / file, names, tuple(macros(config)))
+    for (file, names), config in product(FILES.items(), variants()):
+        yield Build(source_folder() / file, names, tuple(macros(config)))
 
 
 def numbers(config: MeterConfig, frags: bool = False, tunnels: int = TUNNELS) -> dict[int, int]:

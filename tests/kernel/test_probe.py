@@ -11,7 +11,9 @@ import pytest
 
 from pyflowx.kernel import syscall
 from pyflowx.kernel.filter import libpcap
+from pyflowx.kernel.meter import Meter
 from pyflowx.kernel.probe import probe
+from pyflowx.kernel.programs import variants
 
 pytestmark = pytest.mark.kernel
 
@@ -22,6 +24,14 @@ def test_this_host_can_do_everything():
     assert len({feature.name for feature in features}) == len(features) >= 12
     assert {feature.name: feature.message for feature in features}["our programs"] == "egress, ingress, xdp"
     assert all(feature.message and feature.needed_for for feature in features)
+
+
+@pytest.mark.parametrize("config", variants(), ids=lambda it: f"{it.key}-{it.mode}-{it.tunnels}-{it.filter}")
+def test_this_kernel_takes_the_programs_of_all_options(config):
+    hooks = ["ingress", "egress", "ingress_ip", "egress_ip", "xdp"]
+    with Meter(config) as meter:
+        assert meter.load(*hooks) == hooks
+        assert meter.note == ""
 
 
 def test_without_privilege_the_messages_say_so():

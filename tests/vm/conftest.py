@@ -35,7 +35,7 @@ def machines(kernel):
     else:
         from vm.qemu import machines
     folder, box, work = (Path(os.environ[f"PYFLOWX_VM_{name}"]) for name in ("FOLDER", "BOX", "WORK"))
-    with machines(folder, box, kernel, work / "source") as found:
+    with machines(folder, box, kernel, work) as found:
         yield found
 
 

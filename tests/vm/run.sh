@@ -63,13 +63,18 @@ if [ "$driver" = vagrant ]; then
 	lap 'libvirt'
 fi
 export PYFLOWX_VM=$driver PYTHONPATH=tests
+if [ "$driver" = qemu ]; then # once for all kernels
+	.venv/bin/python -m vm.qemu "$PYFLOWX_VM_BOX" "$1" "$work"
+fi
 scenarios() { # KERNEL
 	export PYFLOWX_VM_KERNEL=$1 PYFLOWX_VM_FOLDER=$PYFLOWX_VM_WORK/$1
 	mkdir "$PYFLOWX_VM_FOLDER"
 	.venv/bin/python -m pytest tests/vm -v -s --durations=0 --durations-min=1 -p no:cacheprovider 2>&1 | sed -u "s/^/$1  /"
 }
 export -f scenarios
+# The three machines of a kernel take up to 2.5 GB.
+jobs=$(awk '$1 == "MemAvailable:" { jobs = int($2 / 2500000); print jobs ? jobs : 1 }' /proc/meminfo)
 status=0
-printf '%s\n' "$@" | xargs -P 2 -I{} bash -o pipefail -c 'scenarios {}' || status=1
+printf '%s\n' "$@" | xargs -P "$jobs" -I{} bash -o pipefail -c 'scenarios {}' || status=1
 lap "$driver, kernels $*"
 exit $status

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +12,31 @@ import pyflowx
 
 pytestmark = pytest.mark.vm
 
+OF_OPTIONS = ("export", "collect")  # rows of the table that begin so: what test programs load, not the doctor
+
 
 def test_installed_and_the_doctor_finds_what_the_table_of_features_says(lab, kernel, expected):
-    for machine in lab.values():
+    features = {name: there for name, there in expected.items() if not name.startswith(OF_OPTIONS)}
+    with ThreadPoolExecutor() as pool:
+        reports = list(pool.map(lambda machine: machine.run("pyflowx doctor --json"), lab.values()))
+    for machine, report in zip(lab.values(), reports, strict=True):
         assert machine.run("uname -r").startswith(f"{kernel}.")
         assert machine.run("pyflowx --version").split()[-1] == pyflowx.__version__
-        checks = json.loads(machine.run("pyflowx doctor --json"))["checks"]
+        checks = json.loads(report)["checks"]
         status = {check["name"]: check["status"] for check in checks}
-        assert {name: status[name] == "ok" for name in expected} == expected, checks
+        assert {name: status[name] == "ok" for name in features} == features, checks
         assert "fail" not in status.values()
+
+
+def test_the_kernel_takes_the_programs_of_all_options(lab, expected):
+    script = Path(__file__).with_name("load.py").read_bytes()
+    running = []
+    for part, machine in enumerate(lab.values()):  # the verifier is slow where it is emulated
+        machine.put("/run/load.py", script)
+        running.append(machine.start("load", f"/opt/pyflowx/bin/python /run/load.py {part} {len(lab)}"))
+    lacks = {}
+    for load in running:
+        load.wait_for("}", "out")
+        lacks |= json.loads(load.output())
+    options = {name: there for name, there in expected.items() if name.startswith(OF_OPTIONS)}
+    assert {name: lack is None for name, lack in lacks.items()} == options, lacks

@@ -35,9 +35,10 @@ class VagrantMachine(Machine):
 
 
 @contextlib.contextmanager
-def machines(folder: Path, box: Path, kernel: str, source: Path) -> Any:
+def machines(folder: Path, box: Path, kernel: str, work: Path) -> Any:
     """The three machines by their roles."""
     lap = Lap()
+    source = work / "source"
     environment = {
         **os.environ,
         "PYFLOWX_BOX": "pyflowx/vm",
