@@ -25,6 +25,7 @@ _UNSIGNED = 5, 6, 9  # uint16, uint32, uint64
 _POINTER_OFFSETS = 0, 2048, 526336, 0
 _MOST_ITEMS = 1 << 16  # of a map, an array, or all that is skipped at once: more is damage
 _KEPT = 1 << 16  # results behind pointers
+_FEW = 1 << 13  # records that are looked into when the file is loaded: less than a tenth of a second
 _SAMPLE = 2048  # records that are looked at to find the kind of a field
 _NEW, _EMPTY = -2, -1  # codes: not looked for yet; null
 _MISSING = object()
@@ -138,8 +139,9 @@ class DataSection:
 class MmdbRecords:
     """Fields of the records of a file, by dotted paths (``country.iso_code``, ``subdivisions.0.iso_code``).
 
-    A record is looked into once, when it is first asked for. ``unfit`` counts values that are not of their
-    field's kind, and fields of records that are damaged: they are null. Not for several threads.
+    A record is looked into once: at the beginning where there are few, else when it is first asked for. ``unfit``
+    counts values that are not of their field's kind, and fields of records that are damaged: they are null. Not for
+    several threads.
     """
 
     def __init__(self, file: Mmdb, offsets: I64, paths: Sequence[str], kinds: Sequence[str | None]) -> None:
@@ -154,6 +156,9 @@ class MmdbRecords:
         self.unfit = 0
         found = [kind or self._kind(path) for path, kind in zip(self._paths, kinds, strict=True)]
         self.dictionaries = [Dictionary(kind) for kind in found]
+        if len(offsets) <= _FEW:
+            for record in range(len(offsets)):
+                self._look_into(record)
 
     @property
     def count(self) -> int:

@@ -99,6 +99,7 @@ class CommonProtobuf(Encoder[CommonBatch]):
         return cell(tag, Value.text(entries)._replace(valid=column.valid))
 
 
+@functools.lru_cache(maxsize=1024)  # names come from options
 def _heads(number: int, name: str) -> tuple[bytes, bytes]:
     """Of a map entry: what stands before its length, and behind it before the length of the value."""
     head = _tag(1, _LENGTH_DELIMITED) + _delimited(name.encode()) + _tag(2, _LENGTH_DELIMITED)
