@@ -44,8 +44,9 @@ struct packet {
 	__u32 mpls_offset;	/* of the label stack, and of what follows it; 0 for none */
 	__u32 mpls_end;
 	__u32 fragment_id; /* of an IPv6 packet; of an IPv4 packet only where it is a fragment */
-	__u16 ethertype;   /* behind VLAN tags */
-	__u8 ethernet;	   /* whether the device has Ethernet headers */
+	__u32 jiffy;
+	__u16 ethertype; /* behind VLAN tags */
+	__u8 ethernet;	 /* whether the device has Ethernet headers */
 	__u8 protocol;
 	__u8 fragment;		/* enum fragment_part */
 	__u8 fragment_protocol; /* what the header says that all fragments have */
@@ -93,6 +94,8 @@ static __always_inline void begin(const struct cursor *cursor, struct packet *pa
 	clear(&packet->ip_offset, sizeof(*packet) - __builtin_offsetof(struct packet, ip_offset),
 	      zero);
 	packet->ethernet = ethernet;
+	/* keep it in one piece: else the compiler has copies of its members on the stack */
+	asm volatile("" : : "r"(packet) : "memory");
 }
 
 static __always_inline __u32 offset(const struct cursor *cursor)

@@ -115,15 +115,22 @@ static __always_inline void describe_labels(struct cursor *cursor, struct packet
 		__builtin_memcpy(packet->value.mpls_3, label, 3);
 }
 
-static __always_inline void describe_first(struct cursor *cursor, struct packet *packet)
+static __always_inline void clear_first(const struct cursor *cursor, struct packet *packet)
 {
 	__u32 begin = __builtin_offsetof(struct flow_value, flow_label);
 	__u64 zero = unknown_zero(cursor);
+
+	packet->value.icmp_type = packet->value.icmp_code = packet->value.mpls_depth = zero;
+	packet->value.fragment_id = zero;
+	clear(&packet->value.flow_label, sizeof(packet->value) - begin, zero);
+}
+
+static __always_inline void describe_first(struct cursor *cursor, struct packet *packet)
+{
 	struct ipv6hdr *ipv6;
 	struct iphdr *ipv4;
 
-	packet->value.icmp_type = packet->value.icmp_code = packet->value.mpls_depth = zero;
-	clear(&packet->value.flow_label, sizeof(packet->value) - begin, zero);
+	clear_first(cursor, packet);
 	if (packet->transport_offset) /* before all that makes paths more */
 		describe_transport(cursor, packet);
 #ifndef KEY_ETHER

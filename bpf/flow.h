@@ -15,8 +15,7 @@
 #define FLOW_LINK                                                                                  \
 	__u8 dst_mac[6];                                                                           \
 	__u8 src_mac[6];                                                                           \
-	__u16 ethertype;                                                                           \
-	__u8 link_padding[2];
+	__u16 ethertype;
 
 /*
  * Addresses in network order, IPv4 as IPv4-mapped; ports in host order, 0 where not known. What the
@@ -36,9 +35,11 @@ struct flow_key {
 	__u8 ip_version; /* 4 or 6; 0 in the catch-all flow of an interface and direction */
 	__u8 direction;	 /* IANA flowDirection */
 	__u8 tunnel;	 /* enum flow_tunnel, of the innermost one */
-	__u8 pad[3];
+	__u8 pad[2];
+	__u8 complete; /* 1; in a table written last, 0 where there is no key (yet) */
 #ifdef KEY_ETHER
 	FLOW_LINK
+	__u8 link_padding[2];
 #endif
 };
 
@@ -52,7 +53,6 @@ struct flow_value {
 	__u32 length_max;
 	__u32 extensions; /* IPv6 extension headers of all packets; 1 << n is IANA's bit n (RFC
 			     9740) */
-	__u32 jiffy;	  /* when last_ns was written; the programs' own */
 	__u16 tcp_flags;  /* 12 bits, OR of all packets */
 	__u8 ttl_min;
 	__u8 ttl_max;
@@ -61,18 +61,33 @@ struct flow_value {
 	__u8 icmp_type; /* IGMP's too */
 	__u8 icmp_code;
 	__u8 mpls_depth;
-	__u32 flow_label;  /* IPv6, 20 bits */
 	__u32 fragment_id; /* IPv4 identification, of IPv6 that of a fragment */
+	__u32 flow_label;  /* IPv6, 20 bits */
 	__u16 tcp_window;
 	__u16 tcp_mss; /* option of a SYN, else 0; so is the next */
 	__u8 tcp_window_scale;
 	__u8 mpls_1[3]; /* top label: label, EXP, S (IANA mplsTopLabelStackSection) */
 	__u8 mpls_2[3];
 	__u8 mpls_3[3];
-	__u8 padding[2];
-#ifndef KEY_ETHER
+#ifdef KEY_ETHER
+	__u8 padding[6];
+#else
 	FLOW_LINK
 #endif
+};
+
+/* A place of a table of flows (table.h): what each packet of a flow touches comes first. */
+struct flow {
+	__u32 claims; /* programs that wanted the free place; it is the first one's */
+	__u32 jiffy;  /* when last_ns was written */
+	struct flow_key key;
+	struct flow_value value;
+};
+
+/* What a table says of itself. */
+struct table_state {
+	__u64 flows;   /* the catch-all ones are not in it */
+	__u64 spoiled; /* claims that came too late: such a place may be nobody's */
 };
 
 enum flow_tunnel {
@@ -156,7 +171,7 @@ struct packet_sample {
 
 /* What stands for a map's descriptor until the loader replaces it. */
 enum map_slot {
-	MAP_FLOWS = 1, /* array of one: the hash of the active generation, flow_key -> flow_value */
+	MAP_FLOWS = 1,	     /* array of one: the table of the active generation (table.h) */
 	MAP_STATISTICS = 2,  /* per-CPU array of struct statistic */
 	MAP_OWN_EXPORTS = 3, /* array of NUMBER_OWN_EXPORTS struct own_export */
 	MAP_FRAGMENTS = 4,   /* LRU hash: fragment_key -> fragment */
@@ -177,6 +192,10 @@ enum number_slot {
 	NUMBER_XDP_FRAGS = 6,	      /* 1: a frame may continue behind data_end (Linux 5.18) */
 	NUMBER_WORKERS = 7,
 	NUMBER_TUNNELS = 8, /* in each other, that are looked into */
+	NUMBER_MAX_FLOWS = 9,
+	NUMBER_PLACES = 10,	      /* of a table, where the search for a flow may begin */
+	NUMBER_CATCH_ALL_PLACES = 11, /* and for a catch-all flow */
+	NUMBER_HASH = 12, /* random numbers of the hash: one, and one for each 32 bits of key */
 };
 
 #endif

@@ -3,13 +3,13 @@
  * From a parsed packet to its flow's counters, or to a sample: what the programs of all hooks
  * share.
  *
- * The hash of flows is replaced each tick by an empty one; the kernel lets no program see the old
+ * The table of flows is replaced each tick by an empty one; the kernel lets no program see the old
  * one once the replacement has returned, so no increment is lost.
  */
 #ifndef PYFLOWX_METER_H
 #define PYFLOWX_METER_H
 
-#include "maps.h"
+#include "table.h"
 #include "select.h"
 #include "first.h"
 #include "fragment.h"
@@ -49,11 +49,17 @@ static __always_inline int is_own_export(const struct packet *packet)
  * (1 to 10 ms), so that the time of their last packet is at most 31 packets and one jiffy old.
  * Exact are the first 64 packets of each generation and what ends a TCP connection.
  */
-static __always_inline int needs_clock(const struct flow_value *flow,
-				       const struct flow_value *packet)
+static __always_inline int needs_clock(const struct flow *flow, const struct packet *packet)
 {
-	return flow->packets < 64 || !(flow->packets & 31) || flow->jiffy != packet->jiffy ||
-	       packet->tcp_flags & TCP_ENDS;
+	return flow->value.packets < 64 || !(flow->value.packets & 31) ||
+	       flow->jiffy != packet->jiffy || packet->value.tcp_flags & TCP_ENDS;
+}
+
+static __always_inline void add_counters(struct flow_value *flow, const struct flow_value *packet)
+{
+	__sync_fetch_and_add(&flow->packets, packet->packets);
+	__sync_fetch_and_add(&flow->octets, packet->octets);
+	__sync_fetch_and_add(&flow->l2_octets, packet->l2_octets);
 }
 
 /*
@@ -61,15 +67,16 @@ static __always_inline int needs_clock(const struct flow_value *flow,
  * Linux 5.12 and minimum and maximum have none. At worst two CPUs that meet the same flow in the
  * same nanoseconds lose a bit or an extreme, never a count.
  */
-static __always_inline void add(struct flow_value *flow, const struct flow_value *packet)
+static __always_inline void add(struct flow *to, const struct packet *from)
 {
-	if (needs_clock(flow, packet)) {
+	const struct flow_value *packet = &from->value;
+	struct flow_value *flow = &to->value;
+
+	if (needs_clock(to, from)) {
 		flow->last_ns = bpf_ktime_get_ns();
-		flow->jiffy = packet->jiffy;
+		to->jiffy = from->jiffy;
 	}
-	__sync_fetch_and_add(&flow->packets, packet->packets);
-	__sync_fetch_and_add(&flow->octets, packet->octets);
-	__sync_fetch_and_add(&flow->l2_octets, packet->l2_octets);
+	add_counters(flow, packet);
 	if (packet->tcp_flags & ~flow->tcp_flags)
 		flow->tcp_flags |= packet->tcp_flags;
 	if (packet->fragment_flags & ~flow->fragment_flags)
@@ -86,22 +93,40 @@ static __always_inline void add(struct flow_value *flow, const struct flow_value
 		flow->ttl_max = packet->ttl_max;
 }
 
-/* No room: the interface's catch-all flow, which user space put there beforehand, keeps totals
- * right. */
-static __always_inline enum statistic_slot add_to_catch_all(void *flows, struct packet *packet)
+/* The first packet of a flow, at the place that was claimed for it. */
+static __always_inline void begin_flow(struct flow *flow, struct packet *packet)
+{
+	__u32 counters = __builtin_offsetof(struct flow_value, first_ns);
+
+	packet->value.first_ns = packet->value.last_ns = bpf_ktime_get_ns();
+	__builtin_memcpy((void *)&flow->value + counters, (void *)&packet->value + counters,
+			 sizeof(flow->value) - counters);
+	flow->jiffy = packet->jiffy;
+	add_counters(&flow->value, &packet->value);
+	publish(flow, &packet->key);
+}
+
+/* No room: the catch-all flow of the interface and direction keeps totals right. */
+static __always_inline enum statistic_slot add_to_catch_all(const struct cursor *cursor,
+							    void *flows, struct packet *packet)
 {
 	__u32 ifindex = packet->key.ifindex, direction = packet->key.direction;
-	struct flow_value *flow;
+	struct flow *flow;
+	int is_new = 0;
 
 	__builtin_memset(&packet->key, 0, sizeof(packet->key));
 	packet->key.ifindex = ifindex;
 	packet->key.direction = direction;
-	flow = bpf_map_lookup_elem(flows, &packet->key);
+	packet->key.complete = 1;
+	flow = find_catch_all(cursor, flows, &packet->key, &is_new);
 	if (!flow)
 		return STATISTIC_LOST;
-	add(flow, &packet->value);
-	if (!flow->first_ns)
-		flow->first_ns = flow->last_ns;
+	if (is_new) {
+		clear_first(cursor, packet);
+		begin_flow(flow, packet);
+	} else {
+		add(flow, packet);
+	}
 	return STATISTIC_MAP_FULL;
 }
 
@@ -127,24 +152,24 @@ static __always_inline enum statistic_slot add_to_flow(struct cursor *cursor, st
 {
 	__u32 zero = 0;
 	void *flows = bpf_map_lookup_elem(MAP(MAP_FLOWS), &zero);
-	struct flow_value *flow;
+	struct flow *flow;
+	int is_new = 0;
 
 	if (!flows)
 		return STATISTIC_LOST;
-	packet->value.jiffy = bpf_jiffies64();
+	packet->jiffy = bpf_jiffies64();
+	cursor->pos = cursor->start; /* where parsing ended makes no difference to the verifier */
 	reduce(packet);
-	flow = bpf_map_lookup_elem(flows, &packet->key);
-	if (!flow) {
-		packet->value.first_ns = packet->value.last_ns = bpf_ktime_get_ns();
+	packet->key.complete = 1;
+	flow = find_flow(cursor, flows, &packet->key, &is_new);
+	if (!flow)
+		return add_to_catch_all(cursor, flows, packet);
+	if (is_new) {
 		describe_first(cursor, packet);
-		if (!bpf_map_update_elem(flows, &packet->key, &packet->value, BPF_NOEXIST))
-			return STATISTIC_METERED;
-		/* another CPU was first, or the map is full */
-		flow = bpf_map_lookup_elem(flows, &packet->key);
-		if (!flow)
-			return add_to_catch_all(flows, packet);
+		begin_flow(flow, packet);
+	} else {
+		add(flow, packet);
 	}
-	add(flow, &packet->value);
 	return STATISTIC_METERED;
 }
 

@@ -86,7 +86,7 @@ def test_this_host_takes_the_programs() -> None:
     found = {check.name: check for check in doctor._export()}
     assert {check.status for check in found.values()} == {OK}
     assert found["our programs"].found == "egress, ingress, xdp"
-    assert {"ring buffer", "libpcap", "maps emptied in batches"} <= set(found)
+    assert {"ring buffer", "libpcap", "arrays in our own memory"} <= set(found)
 
 
 def test_without_a_compiler_it_depends_on_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

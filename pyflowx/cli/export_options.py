@@ -46,7 +46,7 @@ def meter_options(command: _F) -> _F:
             type=click.IntRange(1, 1 << 24),
             default=1 << 18,
             show_default=True,
-            help="Flows at once, in the kernel (some 450 octets each) and in the flow table; when full, "
+            help="Flows at once, in the kernel (some 480 octets each) and in the flow table; when full, "
             "the oldest end early.",
         ),
         click.option(

@@ -33,7 +33,7 @@ TICK_NS = 1_000_000_000
 PACKET_TICK_NS = TICK_NS // 10  # in mode packet: the kernel's buffer holds so many
 TICK_SPREAD = 0.7  # the part of a tick that sending may take
 END_SPREAD_S = 3.0  # ... and the time that the last flows may take
-DRAIN_SHARE = 0.02  # of a processor, that draining may take before it is done less often
+DRAIN_SHARE = 0.005  # of a processor, that draining may take before it is done less often
 MAX_DRAIN_TICKS = 5
 IGNORED = ("malformed", "lost")  # statistics of packets that are in no flow though they should be
 

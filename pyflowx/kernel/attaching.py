@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -52,8 +52,7 @@ class Hooks(ABC):
     def _put(self, links: Links, undo: ExitStack, interface: str, ifindex: int) -> list[Attachment]:
         """Attach to one interface; ``undo`` takes off what was attached. KernelError where that cannot be."""
 
-    @abstractmethod
-    def _gone(self, ifindex: int) -> None:
+    def _gone(self, ifindex: int) -> None:  # noqa: B027 (not all have something to do then)
         """The interface is no more, and its programs have seen their last packet."""
 
     def attach(self) -> None:
@@ -159,21 +158,11 @@ class Hooks(ABC):
 
 
 class MeterHooks(Hooks):
-    """``on_attach(ifindex, side)`` is called before a program sees the first packet, ``on_gone(ifindex)`` when it has
-    seen the last one of an interface that is no more."""
+    """Those of the metering programs, ingress and egress."""
 
-    def __init__(
-        self,
-        config: MeterConfig,
-        programs: Programs,
-        on_attach: Callable[[int, str], None],
-        on_gone: Callable[[int], None],
-    ) -> None:
+    def __init__(self, config: MeterConfig, programs: Programs) -> None:
         super().__init__(config.interfaces)
-        self._config, self._programs, self._on_attach, self._on_gone = config, programs, on_attach, on_gone
-
-    def _gone(self, ifindex: int) -> None:
-        self._on_gone(ifindex)
+        self._config, self._programs = config, programs
 
     def _put(self, links: Links, undo: ExitStack, interface: str, ifindex: int) -> list[Attachment]:
         config = self._config
@@ -183,7 +172,6 @@ class MeterHooks(Hooks):
         found: list[Attachment] = []
         self._programs.prepare([self._hook(links, ifindex, side) for side in sides])
         for side in reversed(sides):  # XDP last: a link may come up anew with it, and the kernel then says hello
-            self._on_attach(ifindex, side)
             hook, note = "", ""
             if side == "ingress" and config.hook != "tc":
                 hook, note = self._attach_xdp(links, undo, interface, ifindex)

@@ -19,8 +19,8 @@ class MeterConfig:
 
     ``hook``: ``auto``, ``xdp`` or ``tc``; ``direction``: ``both``, ``ingress`` or ``egress`` (XDP sees
     ingress only; with ``both`` egress is metered at TC). ``max_flows``: capacity of one generation, that
-    is of the flows between two drains; each takes some 450 octets of kernel memory from the start: in two
-    generations 160 octets of key and value, 48 of the kernel's own and at least 16 of its hash table.
+    is of the flows between two drains; each takes 480 octets of kernel memory from the start: in two
+    generations 160 octets, and a table has half as many places again.
     ``exclude``: destinations (16 octets, IPv4 as IPv4-mapped; None is any) and UDP ports of our own
     export traffic, which is counted in the statistic ``own_export`` and not metered.
 

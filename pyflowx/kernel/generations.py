@@ -1,83 +1,102 @@
-"""The two hashes of flows that take turns: one counts while the other is emptied."""
+"""The two tables of flows that take turns: one counts while the other is read and emptied (``bpf/table.h``)."""
 
 from __future__ import annotations
 
+import mmap
+import secrets
 import struct
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from pyflowx.errors import KernelError
 from pyflowx.kernel import syscall
+from pyflowx.kernel.layout import (
+    CATCH_ALL_PROBES,
+    TABLE_PROBES,
+    TABLE_STATE_DTYPE,
+    TABLE_WORDS,
+    NumberSlot,
+    flow_dtype,
+)
 from pyflowx.kernel.syscall import Array, Map
 
 _FIRST = bytes(4)  # the only index of an array of one
-_BURST = 8  # a hash that once held so many times what it holds now ...
-_CALM_DRAINS = 8  # ... for so many drains ...
-_WORN = 1 << 16  # ... and more flows than this, is replaced
+_WHOLE = 1 / 4  # of the places: where so many are taken, all are cleared, which is the quicker then
+
+
+class _Table:
+    """A table of ``places`` flows, mapped into our memory. Only what no program writes to any more may be read."""
+
+    def __init__(self, flow: np.dtype[Any], places: int) -> None:
+        bits = -(-places // 64)
+        entries = places + 1 + -(-bits // TABLE_WORDS)
+        self.map = Map(syscall.MAP_TYPE_ARRAY, 4, flow.itemsize, entries, "pyflowx_flows", syscall.MMAPABLE)
+        self._memory = mmap.mmap(self.map.fd, -(-entries * flow.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE)
+        flows = np.frombuffer(self._memory, flow, entries)
+        self._places = flows[:places]
+        self._state = flows[places : places + 1].view(np.uint8)[: TABLE_STATE_DTYPE.itemsize].view(TABLE_STATE_DTYPE)
+        words = flows[places + 1 :].view(np.uint64).reshape(-1, flow.itemsize // 8)
+        self._bits = words[:, :TABLE_WORDS]
+
+    def drain(self) -> Array:
+        """All flows, in the order of their places; the table is empty then."""
+        taken = np.flatnonzero(np.unpackbits(self._bits.copy().view(np.uint8), bitorder="little"))
+        # as octets without structure: NumPy copies fields one by one
+        places = self._places.view(f"V{self._places.itemsize}")
+        flows = np.take(places, taken).view(self._places.dtype)
+        if len(taken) > _WHOLE * len(places) or self._state["spoiled"][0]:
+            self._places.view(np.uint64)[:] = 0
+        else:
+            places[taken] = np.void(bytes(places.itemsize))
+        self._bits[:] = 0
+        self._state.view(np.uint64)[:] = 0
+        return flows
+
+    def close(self) -> None:
+        del self._places, self._state, self._bits
+        self._memory.close()
+        self.map.close()
 
 
 class Generations:
-    """Programs find the active hash in ``map``, an array of one.
+    """Programs find the active table in ``map``, an array of one; what else they need to know of it is in
+    ``numbers``. A table has half as many places again as ``max_flows``, so that a flow is found near the place that
+    its hash says, and others for ``catch_alls`` catch-all flows."""
 
-    Hashes are preallocated: one insertion costs half as much, and each flow is inserted again after each drain; and no
-    packet meets an allocation that fails. The kernel gives their entries out in the order in which they were freed:
-    after a burst the few flows of quiet times lie far apart in the memory, and a packet costs a quarter more. A hash
-    that has seen a burst is replaced by a fresh one when it is over.
-    """
-
-    def __init__(self, key_dtype: np.dtype[Any], value_dtype: np.dtype[Any], entries: int) -> None:
-        self._key, self._value, self._entries = key_dtype, value_dtype, entries
+    def __init__(self, key: np.dtype[Any], value: np.dtype[Any], max_flows: int, catch_alls: int) -> None:
+        self._flow = flow_dtype(key, value)
+        places, others = max_flows + max_flows // 2 + 1, 4 * catch_alls + 1
+        self.numbers = {
+            NumberSlot.MAX_FLOWS: max_flows,
+            NumberSlot.PLACES: places,
+            NumberSlot.CATCH_ALL_PLACES: others,
+        } | {NumberSlot.HASH + word: secrets.randbits(64) for word in range(1 + key.itemsize // 4)}
         self._resources = ExitStack()
         with ExitStack() as on_error:
             on_error.callback(self.close)
-            self._hashes: list[Map] = []  # the active one first
+            self._tables: list[_Table] = []  # the active one first
             for _ in range(2):
-                self._hashes.append(self._make())
-            outer = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "pyflowx_active", inner=self.active.fd)
+                table = _Table(self._flow, places + TABLE_PROBES + others + CATCH_ALL_PROBES)
+                self._resources.callback(table.close)
+                self._tables.append(table)
+            inner = self._tables[0].map.fd
+            outer = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "pyflowx_active", inner=inner)
             self.map = self._resources.enter_context(outer)
             self._activate()
             on_error.pop_all()
-        self._most = [0, 0]  # flows that each has held at once
-        self._calm = [0, 0]  # drains since it last held many
 
-    @property
-    def active(self) -> Map:
-        return self._hashes[0]
-
-    def close(self) -> None:
-        self._resources.close()
-        for each in self._hashes:
-            each.close()
-
-    def drain(self, kept: Iterable[bytes]) -> tuple[Array, Array]:
-        """Let the hashes change places and empty the one that is quiet then; ``kept``: keys that are to be in the
-        active one, with values of 0."""
-        for key in kept:
-            self._hashes[1].update(key, bytes(self._value.itemsize))
-        for pair in (self._hashes, self._most, self._calm):
-            pair.reverse()
+    def drain(self) -> tuple[Array, Array]:
+        """Let the tables change places and empty the one that is quiet then: n keys and n values. A key may be there
+        twice."""
+        self._tables.reverse()
         self._activate()
-        keys, values = self._hashes[1].drain(self._key, self._value)
-        self._note(len(keys))
-        return keys, values
-
-    def _make(self) -> Map:
-        return Map(syscall.MAP_TYPE_HASH, self._key.itemsize, self._value.itemsize, self._entries, "pyflowx_flows")
+        flows = self._tables[1].drain()
+        return flows["key"], flows["value"]
 
     def _activate(self) -> None:
         """Returns when no program sees the other one any more."""
-        self.map.update(_FIRST, struct.pack("=I", self.active.fd))
+        self.map.update(_FIRST, struct.pack("=I", self._tables[0].map.fd))
 
-    def _note(self, count: int) -> None:
-        """What the quiet hash held; replaces it where a burst is over."""
-        self._most[1] = max(self._most[1], count)
-        is_calm = count * _BURST < self._most[1] > _WORN
-        self._calm[1] = self._calm[1] + 1 if is_calm else 0
-        if self._calm[1] == _CALM_DRAINS:
-            with suppress(KernelError):  # no memory for a third one: it goes on as it is
-                fresh = self._make()
-                self._hashes[1].close()
-                self._hashes[1], self._most[1], self._calm[1] = fresh, 0, 0
+    def close(self) -> None:
+        self._resources.close()

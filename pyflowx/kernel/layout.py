@@ -16,14 +16,15 @@ ToS, tunnel; VLANs; MAC addresses and EtherType. What a level leaves out is 0 in
 
 # The frame's own: at level ether in the key, else in the value (the first packet's). Zero where the device has no
 # Ethernet header. MAC addresses as on the wire; ethertype is that of what the frame carries, behind all tags.
-_LINK = [("dst_mac", "u1", 6), ("src_mac", "u1", 6), ("ethertype", "=u2"), ("link_padding", "u1", 2)]
+_LINK = [("dst_mac", "u1", 6), ("src_mac", "u1", 6), ("ethertype", "=u2")]
 
 # struct flow_key. Addresses are 16 octets in network order, IPv4 as IPv4-mapped (::ffff:a.b.c.d); ports are in
 # host order and 0 where the protocol has none or the packet does not show them. ip_version is 4 or 6; 0 marks the
 # catch-all flow of an interface and direction: packets that found the map full (at level ether also what is not
 # IP, which has an ethertype; the catch-all has none). direction is IANA's flowDirection: 0 ingress, 1 egress. vlan
 # is the outer VLAN identifier, 0 for none. With tunnels looked into, the addresses are the innermost packet's,
-# tunnel (Tunnel) and segment (VXLAN or Geneve network identifier, GRE key) of the tunnel that carries it.
+# tunnel (Tunnel) and segment (VXLAN or Geneve network identifier, GRE key) of the tunnel that carries it. complete
+# is 1.
 _KEY = [
     ("src", "u1", 16),
     ("dst", "u1", 16),
@@ -38,7 +39,8 @@ _KEY = [
     ("ip_version", "u1"),
     ("direction", "u1"),
     ("tunnel", "u1"),
-    ("pad", "u1", 3),
+    ("pad", "u1", 2),
+    ("complete", "u1"),
 ]
 
 # struct flow_value. octets counts IP octets (IANA octetDeltaCount), l2_octets whole frames without FCS
@@ -48,7 +50,7 @@ _KEY = [
 # 9740), fragment_flags (IANA fragmentFlags). The first packet's: ICMP's type and code (IGMP's type too),
 # flow_label (IPv6), fragment_id (IPv4 identification; IPv6: of a fragment), tcp_window; tcp_mss and
 # tcp_window_scale of a SYN, else 0; mpls_depth labels (we look at 8), of which mpls_1 is the top (20 bits of
-# label, EXP, S). jiffy is the programs' own. Of a busy flow last_ns may be up to 31 packets and one jiffy of the
+# label, EXP, S). Of a busy flow last_ns may be up to 31 packets and one jiffy of the
 # kernel (1 to 10 ms) old, see bpf/meter.h.
 _VALUE = [
     ("packets", "=u8"),
@@ -59,7 +61,6 @@ _VALUE = [
     ("length_min", "=u4"),
     ("length_max", "=u4"),
     ("extensions", "=u4"),
-    ("jiffy", "=u4"),
     ("tcp_flags", "=u2"),
     ("ttl_min", "u1"),
     ("ttl_max", "u1"),
@@ -67,24 +68,34 @@ _VALUE = [
     ("icmp_type", "u1"),
     ("icmp_code", "u1"),
     ("mpls_depth", "u1"),
-    ("flow_label", "=u4"),
     ("fragment_id", "=u4"),
+    ("flow_label", "=u4"),
     ("tcp_window", "=u2"),
     ("tcp_mss", "=u2"),
     ("tcp_window_scale", "u1"),
     ("mpls_1", "u1", 3),
     ("mpls_2", "u1", 3),
     ("mpls_3", "u1", 3),
-    ("padding", "u1", 2),
 ]
 
 KEY_DTYPE, VALUE_DTYPE = np.dtype(_KEY), np.dtype(_VALUE + _LINK)  # at all levels but ether
-ETHER_KEY_DTYPE, ETHER_VALUE_DTYPE = np.dtype(_KEY + _LINK), np.dtype(_VALUE)
+ETHER_KEY_DTYPE = np.dtype([*_KEY, *_LINK, ("link_padding", "u1", 2)])
+ETHER_VALUE_DTYPE = np.dtype([*_VALUE, ("padding", "u1", 6)])
 
 
 def dtypes(level: str) -> tuple[np.dtype[Any], np.dtype[Any]]:
-    """The key's and the value's dtype at one of KEY_LEVELS; both have the same fields together, 160 octets."""
+    """The key's and the value's dtype at one of KEY_LEVELS; both have the same fields together."""
     return (ETHER_KEY_DTYPE, ETHER_VALUE_DTYPE) if level == "ether" else (KEY_DTYPE, VALUE_DTYPE)
+
+
+def flow_dtype(key: np.dtype[Any], value: np.dtype[Any]) -> np.dtype[Any]:
+    """struct flow, a place of a table: 160 octets, 168 at level ether. claims: 0 where it is free; jiffy is the
+    programs' own."""
+    return np.dtype([("claims", "=u4"), ("jiffy", "=u4"), ("key", key), ("value", value)])
+
+
+TABLE_STATE_DTYPE = np.dtype([("flows", "=u8"), ("spoiled", "=u8")])  # struct table_state
+TABLE_PROBES, CATCH_ALL_PROBES, TABLE_WORDS = 128, 8, 16  # of bpf/table.h
 
 
 class Tunnel(enum.IntEnum):
@@ -142,6 +153,10 @@ class NumberSlot(enum.IntEnum):
     XDP_FRAGS = 6
     WORKERS = 7
     TUNNELS = 8
+    MAX_FLOWS = 9
+    PLACES = 10
+    CATCH_ALL_PLACES = 11
+    HASH = 12  # and all behind it: one, and one for 32 bits of key
 
 
 OWN_EXPORT_DTYPE = np.dtype([("address", "u1", 16), ("port", "=u2"), ("any_address", "u1"), ("pad", "u1")])

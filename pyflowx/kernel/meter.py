@@ -46,15 +46,14 @@ class Meter:
         self.key_dtype, self.value_dtype = dtypes(config.key)
         self.fill = 0  # flows in the generation drained last, of config.max_flows
         self._resources = ExitStack()  # what close() gives back, newest first
-        self._catch_all: dict[bytes, int] = {}  # the keys of the catch-all flows and their interfaces
         with ExitStack() as on_error:
             on_error.callback(self._resources.close)
             syscall.lift_memory_limit()
             self._measuring = self._resources.enter_context(ExitStack())
             self._measure()
             self._make_maps()
-            self._programs = Programs(config, self._maps, self._resources)
-            self._hooks = MeterHooks(config, self._programs, self._add_catch_all, self._drop_catch_all)
+            self._programs = Programs(config, self._maps, self._generations.numbers, self._resources)
+            self._hooks = MeterHooks(config, self._programs)
             self._resources.callback(self._hooks.close)
             on_error.pop_all()
 
@@ -103,19 +102,15 @@ class Meter:
 
     def drain(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Swap generations and empty the quiet one: n keys (``key_dtype``) and n values (``value_dtype``), deltas
-        since the last drain. No packet is in two drains or in none. ``fill`` then says how many of the
-        ``max_flows`` were used; what found no room is counted in the statistic ``map_full``.
+        since the last drain; a key may be there twice. No packet is in two drains or in none. ``fill`` then says
+        how many of the ``max_flows`` were used; what found no room is counted in the statistic ``map_full``.
 
         A key with ``ip_version``, ``ethertype`` and MAC addresses 0 is the catch-all flow of its ifindex and
         direction (the packets of statistic ``map_full``): only the counters and times of its value have a meaning.
         """
-        keys, values = self._generations.drain(self._catch_all)
-        count = len(keys)
-        for hole in np.flatnonzero(values["packets"] == 0)[::-1].tolist():  # catch-all flows that caught nothing
-            count -= 1
-            keys[hole], values[hole] = keys[count], values[count]
-        self.fill = count
-        return keys[:count], values[:count]
+        keys, values = self._generations.drain()
+        self.fill = len(keys)
+        return keys, values
 
     def packets(self) -> PacketSamples:
         """In packet mode: the starts of the packets selected since the last call. What finds the ring buffer full
@@ -174,9 +169,8 @@ class Meter:
         def make(kind: int, key_size: int, value_size: int, entries: int, name: str) -> Map:
             return self._resources.enter_context(Map(kind, key_size, value_size, entries, name))
 
-        # Room for the catch-all flows, at most two of an interface.
-        entries = (config.max_flows if config.mode == "flows" else 0) + 2 * len(config.interfaces)
-        self._generations = Generations(self.key_dtype, self.value_dtype, entries)
+        max_flows = config.max_flows if config.mode == "flows" else 0
+        self._generations = Generations(self.key_dtype, self.value_dtype, max_flows, 2 * len(config.interfaces))
         self._resources.callback(self._generations.close)
         slots = 2 * len(Statistic)
         self._statistics = make(syscall.MAP_TYPE_PERCPU_ARRAY, 4, STATISTIC_DTYPE.itemsize, slots, "pyflowx_stats")
@@ -199,14 +193,3 @@ class Meter:
         }
         if self._ring is not None:
             self._maps[MapSlot.PACKETS] = self._ring.map
-
-    def _add_catch_all(self, ifindex: int, side: str) -> None:
-        """Now, or with the next generation where there is no room in this one."""
-        key = np.zeros(1, self.key_dtype)
-        key["ifindex"], key["direction"] = ifindex, side == "egress"
-        self._catch_all[key.tobytes()] = ifindex
-        with suppress(KernelError):
-            self._generations.active.update(key.tobytes(), bytes(self.value_dtype.itemsize))
-
-    def _drop_catch_all(self, ifindex: int) -> None:
-        self._catch_all = {key: index for key, index in self._catch_all.items() if index != ifindex}

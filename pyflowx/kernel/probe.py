@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import NamedTuple
-
-import numpy as np
 
 from pyflowx.errors import KernelError, PyflowxError
 from pyflowx.kernel import syscall
@@ -87,10 +86,9 @@ def _maps() -> str:
     return "works"
 
 
-def _batches() -> str:
-    with Map(syscall.MAP_TYPE_HASH, 8, 8, 4, "probe") as flows:
-        flows.update(bytes(8), bytes(8))
-        flows.drain(np.dtype("u8"), np.dtype("u8"))
+def _mapped() -> str:
+    with Map(syscall.MAP_TYPE_ARRAY, 4, 8, 4, "probe", syscall.MMAPABLE) as flows:
+        mmap.mmap(flows.fd, mmap.PAGESIZE).close()
     return "works"
 
 
@@ -164,7 +162,7 @@ _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("programs at XDP", "4.8", "--hook xdp", _xdp),
     ("programs at TC", "4.5", "export", _tc),
     ("maps of maps", "4.12", "export", _maps),
-    ("maps emptied in batches", "5.6", "export", _batches),
+    ("arrays in our own memory", "5.5", "export", _mapped),
     ("LRU hash", "4.10", "later fragments", _lru),
     ("XDP on frames of several buffers", "5.18", "XDP with a large MTU", _xdp_frags),
     ("ring buffer", "5.8", "--mode packet", _ring),

@@ -58,10 +58,13 @@ def builds() -> Iterator[Build]:
         yield Build(source_folder() / file, names, tuple(macros(config)))
 
 
-def numbers(config: MeterConfig, frags: bool = False, tunnels: int = TUNNELS) -> dict[int, int]:
-    """What the loader puts into the instructions; ``frags``: XDP on frames of several buffers; ``tunnels``: in each
-    other, that are looked into."""
+def numbers(
+    config: MeterConfig, table: Mapping[int, int], frags: bool = False, tunnels: int = TUNNELS
+) -> dict[int, int]:
+    """What the loader puts into the instructions; ``table``: those of the Generations; ``frags``: XDP on frames of
+    several buffers; ``tunnels``: in each other, that are looked into."""
     return {
+        **table,
         NumberSlot.KEY_LEVEL: KEY_LEVELS.index(config.key),
         NumberSlot.OWN_EXPORTS: len(config.exclude),
         NumberSlot.SAMPLING_INTERVAL: config.sampling_interval,
@@ -76,8 +79,10 @@ class Programs(Mapping[str, Program]):
     """Those that are loaded, by hook: ``xdp``; at TC ``ingress``, ``egress``, and these with ``_ip`` for devices
     without Ethernet header. :meth:`load` adds one."""
 
-    def __init__(self, config: MeterConfig, maps: Mapping[int, Map], resources: ExitStack) -> None:
-        self._config, self._maps, self._resources = config, maps, resources
+    def __init__(
+        self, config: MeterConfig, maps: Mapping[int, Map], table: Mapping[int, int], resources: ExitStack
+    ) -> None:
+        self._config, self._maps, self._table, self._resources = config, maps, table, resources
         self._loaded: dict[str, Program] = {}
         self.note = ""
         """What the kernel does not take, in one line."""
@@ -133,14 +138,15 @@ class Programs(Mapping[str, Program]):
     def _load_tc(self, hook: str, tunnels: int) -> Program:
         link = RAW_IP if hook.endswith("_ip") else ETHERNET
         functions = self._functions(link, syscall.HELPER_SKB_LOAD_BYTES, tagged=link == ETHERNET)
-        name, kind, filled = f"pyflowx_{hook}", syscall.PROG_TYPE_SCHED_CLS, numbers(self._config, tunnels=tunnels)
+        name, kind = f"pyflowx_{hook}", syscall.PROG_TYPE_SCHED_CLS
+        filled = numbers(self._config, self._table, tunnels=tunnels)
         return Program.load(kind, name[:15], self._code[name], self._maps, 0, functions, filled)
 
     def _load_xdp(self, hook: str, tunnels: int) -> Program:
         def load(frags: bool) -> Program:
             functions = self._functions(ETHERNET, syscall.HELPER_XDP_LOAD_BYTES if frags else None, tagged=False)
             flags = syscall.XDP_HAS_FRAGS if frags else 0
-            (name,), kind, filled = _XDP, syscall.PROG_TYPE_XDP, numbers(self._config, frags, tunnels)
+            (name,), kind, filled = _XDP, syscall.PROG_TYPE_XDP, numbers(self._config, self._table, frags, tunnels)
             return Program.load(kind, name, self._code[name], self._maps, flags, functions, filled)
 
         return load_xdp(load)

@@ -23,6 +23,7 @@ from pyflowx.kernel.compiler import compile_programs, source_folder
 from pyflowx.kernel.filter import ETHERNET, FILTER_CALL, RAW_IP, compile_classic, translate
 from pyflowx.kernel.gate import Gate, GateConfig
 from pyflowx.kernel.gate_layout import Outcome
+from pyflowx.kernel.generations import Generations
 from pyflowx.kernel.layout import FRAGMENT_KEY_LEN, FRAGMENT_LEN, OWN_EXPORT_DTYPE, STATISTIC_DTYPE, MapSlot, dtypes
 from pyflowx.kernel.programs import FILES, macros, numbers
 from pyflowx.kernel.samples import PacketRing
@@ -202,17 +203,14 @@ class Bench:
         self.kind, self.direction = kind, int(kind == "egress")
         self.config = MeterConfig(["lo"], **config)
         self.dtypes = dtypes(self.config.key)
-        key_len, value_len = (dtype.itemsize for dtype in self.dtypes)
-        self.flows = Map(syscall.MAP_TYPE_HASH, key_len, value_len, entries, "flows")
-        self.active = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "active", inner=self.flows.fd)
-        self.active.update(bytes(4), struct.pack("=I", self.flows.fd))
+        self.generations = Generations(*self.dtypes, entries, 2)
         self.statistics = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 16, 2 * len(Statistic), "statistics")
         self.fragments = Map(syscall.MAP_TYPE_LRU_HASH, FRAGMENT_KEY_LEN, FRAGMENT_LEN, 64, "fragments")
         self.sampling = Map(syscall.MAP_TYPE_PERCPU_ARRAY, 4, 4, 1, "sampling")
         self.own = Map(syscall.MAP_TYPE_ARRAY, 4, OWN_EXPORT_DTYPE.itemsize, 1, "own")
         self.ring = PacketRing(self.config.clip_length)
         maps = {
-            MapSlot.FLOWS: self.active,
+            MapSlot.FLOWS: self.generations.map,
             MapSlot.STATISTICS: self.statistics,
             MapSlot.OWN_EXPORTS: self.own,
             MapSlot.FRAGMENTS: self.fragments,
@@ -229,12 +227,13 @@ class Bench:
             classic = compile_classic(self.config.filter, RAW_IP if link == "ip" else ETHERNET)
             functions[FILTER_CALL] = translate(classic, helper, tagged)
         flags = syscall.XDP_HAS_FRAGS * frags
-        self.program = Program.load(program_type, name[:15], code, maps, flags, functions, numbers(self.config, frags))
+        filled = numbers(self.config, self.generations.numbers, frags)
+        self.program = Program.load(program_type, name[:15], code, maps, flags, functions, filled)
 
     def drain(self):
         """What has been metered; first fragments are forgotten."""
         self.fragments.drain(np.dtype(("V", FRAGMENT_KEY_LEN)), np.dtype(("V", FRAGMENT_LEN)))
-        return self.flows.drain(*self.dtypes)
+        return self.generations.drain()
 
     def statistic(self):
         """Slot -> (packets, octets), of those that are not 0, since the last call."""
@@ -248,8 +247,8 @@ class Bench:
         return found
 
     def close(self):
-        parts = (self.program, self.ring, self.own, self.sampling, self.fragments, self.statistics, self.active)
-        for part in (*parts, self.flows):
+        parts = (self.program, self.ring, self.own, self.sampling, self.fragments, self.statistics)
+        for part in (*parts, self.generations):
             part.close()
 
 

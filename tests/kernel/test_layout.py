@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -10,17 +11,22 @@ import pytest
 from pyflowx.kernel import gate_layout
 from pyflowx.kernel.compiler import source_folder
 from pyflowx.kernel.layout import (
+    CATCH_ALL_PROBES,
     KEY_LEVELS,
     OWN_EXPORT_DTYPE,
     STATISTIC_DTYPE,
+    TABLE_PROBES,
+    TABLE_STATE_DTYPE,
+    TABLE_WORDS,
     MapSlot,
     NumberSlot,
     Statistic,
     Tunnel,
     dtypes,
+    flow_dtype,
 )
 
-STRUCTS = ("flow_key", "flow_value", "statistic", "own_export")
+STRUCTS = ("flow_key", "flow_value", "flow", "table_state", "statistic", "own_export")
 GATE_STRUCTS = {
     "gate_config": gate_layout.CONFIG_DTYPE,
     "gate_destination": gate_layout.DESTINATION_DTYPE,
@@ -85,7 +91,8 @@ def check_members(types, name, dtype):
 
 @pytest.mark.parametrize("name", STRUCTS)
 def test_every_member_is_where_numpy_looks_for_it(types, level, name):
-    dtype = dict(zip(STRUCTS, (*dtypes(level), STATISTIC_DTYPE, OWN_EXPORT_DTYPE), strict=True))[name]
+    found = *dtypes(level), flow_dtype(*dtypes(level)), TABLE_STATE_DTYPE, STATISTIC_DTYPE, OWN_EXPORT_DTYPE
+    dtype = dict(zip(STRUCTS, found, strict=True))[name]
     check_members(types, name, dtype)
 
 
@@ -94,11 +101,17 @@ def test_the_gates_members_too(gate_types, name):
     check_members(gate_types, name, GATE_STRUCTS[name])
 
 
+def test_the_tables_numbers_are_the_same():
+    defined = dict(re.findall(r"^#define (\w+)\s+(\d+)\b", (source_folder() / "table.h").read_text(), re.MULTILINE))
+    ours = {"TABLE_PROBES": TABLE_PROBES, "CATCH_ALL_PROBES": CATCH_ALL_PROBES, "TABLE_WORDS": TABLE_WORDS}
+    assert {name: int(defined[name]) for name in ours} == ours
+
+
 @pytest.mark.parametrize("key_level", KEY_LEVELS)
 def test_a_flow_is_small(key_level):
     key, value = dtypes(key_level)
     assert key.itemsize % 8 == value.itemsize % 8 == 0
-    assert key.itemsize + value.itemsize == 160
+    assert flow_dtype(key, value).itemsize == (168 if key_level == "ether" else 160)
     assert set(key.names) & set(value.names) == set()
 
 

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The table of flows of one generation: an array in which a flow is at the place that the hash of
+ * its key says, or a few places on. The kernel's own hash would touch more lines of memory for each
+ * packet: a bucket, an entry with its links, and the lock of both when the flow is new; and user
+ * space would have to ask it for what this one shows.
+ *
+ * Nothing is ever taken out: user space empties the whole table when no program sees it any more.
+ * So a place is free until a program claims it, which needs no more than an addition (Linux 5.10
+ * has no other atomic instruction): who reads his own claim alone has it. Who comes later, or finds
+ * a place whose key is not complete yet, goes on to the next. At worst two CPUs make two entries of
+ * one new flow: user space adds them up.
+ *
+ * Entries of the array: places for flows, places for catch-all flows, struct table_state, and a bit
+ * for each place that is taken, TABLE_WORDS * 64 an entry. pyflowx/kernel/generations.py reads
+ * them.
+ */
+#ifndef PYFLOWX_TABLE_H
+#define PYFLOWX_TABLE_H
+
+#include "cursor.h"
+#include "maps.h"
+
+#define TABLE_PROBES	 128 /* places that are looked at for a flow */
+#define CATCH_ALL_PROBES 8
+#define TABLE_WORDS	 16 /* of 64 bits; a power of 2 */
+#define CATCH_ALL_BEGIN	 (NUMBER(NUMBER_PLACES) + TABLE_PROBES)
+#define TABLE_STATE	 (CATCH_ALL_BEGIN + NUMBER(NUMBER_CATCH_ALL_PLACES) + CATCH_ALL_PROBES)
+#define TABLE_BITS	 (TABLE_STATE + 1)
+
+/*
+ * Multilinear hashing: sums of products with random numbers that nobody outside knows, so that
+ * nobody can choose packets that all go to the same place.
+ */
+static __always_inline __u32 hash_of(const struct flow_key *key)
+{
+	const __u32 *words = (const __u32 *)key;
+	__u64 sum = NUMBER(NUMBER_HASH);
+
+#pragma unroll
+	for (__u32 i = 0; i < sizeof(*key) / 4; i++) {
+		sum += NUMBER(NUMBER_HASH + 1 + i) * words[i];
+		/* one by one: there are no registers for all products */
+		asm volatile("" : "+r"(sum));
+	}
+	return sum >> 32;
+}
+
+#define KEY_WORDS     (sizeof(struct flow_key) / 8)
+#define COMPLETE_WORD (__builtin_offsetof(struct flow_key, complete) / 8)
+
+/* `ours` is on the stack, and volatile so that the compiler makes no second copy of it there. */
+static __always_inline int is_same(const struct flow_key *key, const struct flow_key *ours)
+{
+	const __u64 *words = (const __u64 *)key;
+	const volatile __u64 *others = (const volatile __u64 *)ours;
+	__u64 different = 0;
+
+#pragma unroll
+	for (__u32 i = 0; i < KEY_WORDS; i++)
+		different |= words[i] ^ others[i];
+	return !different;
+}
+
+/* From here on the others find it. */
+static __always_inline void publish(struct flow *flow, const struct flow_key *key)
+{
+	const volatile __u64 *words = (const volatile __u64 *)key;
+	volatile __u64 *to = (volatile __u64 *)&flow->key;
+
+#pragma unroll
+	for (__u32 i = 0; i < KEY_WORDS; i++)
+		if (i != COMPLETE_WORD)
+			to[i] = words[i];
+	to[COMPLETE_WORD] = words[COMPLETE_WORD];
+}
+
+/* Whether a free place is ours now. */
+static __always_inline int claim(struct flow *flow, struct table_state *state)
+{
+	__sync_fetch_and_add(&flow->claims, 1);
+	if (*(volatile __u32 *)&flow->claims == 1)
+		return 1;
+	__sync_fetch_and_add(&state->spoiled, 1);
+	return 0;
+}
+
+/* That it is taken. */
+static __always_inline void mark(void *flows, __u32 place)
+{
+	__u32 index = TABLE_BITS + place / (TABLE_WORDS * 64);
+	__u64 *bits = bpf_map_lookup_elem(flows, &index);
+
+	if (bits)
+		__sync_fetch_and_add(&bits[place / 64 & (TABLE_WORDS - 1)], 1ULL << (place & 63));
+}
+
+/*
+ * The flow's place, or one that was free and is claimed now (`is_new`): then the caller fills it,
+ * the counters by atomic additions, and calls publish(). 0 where there is no room.
+ */
+static __always_inline struct flow *find(const struct cursor *cursor, void *flows,
+					 const struct flow_key *key, __u32 place, __u32 probes,
+					 __u64 max_flows, int *is_new)
+{
+	__u32 zero = unknown_zero(cursor);
+	struct table_state *state;
+	struct flow *flow;
+	__u64 index;
+
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < probes; i++, place++) {
+		place +=
+			zero; /* the verifier looks at what follows once, not once for each place */
+		*(__u32 *)&index = place;
+		flow = bpf_map_lookup_elem(flows, &index);
+		if (!flow || is_same(&flow->key, key))
+			return flow;
+		if (flow->claims)
+			continue;
+		*(__u32 *)&index = TABLE_STATE;
+		state = bpf_map_lookup_elem(flows, &index);
+		if (!state || state->flows >= max_flows)
+			return 0;
+		if (!claim(flow, state))
+			continue;
+		if (max_flows != ~0ULL)
+			__sync_fetch_and_add(&state->flows, 1);
+		mark(flows, place);
+		*is_new = 1;
+		return flow;
+	}
+	return 0;
+}
+
+static __always_inline struct flow *find_flow(const struct cursor *cursor, void *flows,
+					      const struct flow_key *key, int *is_new)
+{
+	__u32 place = (__u64)hash_of(key) * NUMBER(NUMBER_PLACES) >> 32;
+
+	return find(cursor, flows, key, place, TABLE_PROBES, NUMBER(NUMBER_MAX_FLOWS), is_new);
+}
+
+static __always_inline struct flow *find_catch_all(const struct cursor *cursor, void *flows,
+						   const struct flow_key *key, int *is_new)
+{
+	__u64 place = (key->ifindex * 2 + key->direction) % NUMBER(NUMBER_CATCH_ALL_PLACES);
+
+	return find(cursor, flows, key, CATCH_ALL_BEGIN + place, CATCH_ALL_PROBES, ~0ULL, is_new);
+}
+
+#endif
