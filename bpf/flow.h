@@ -88,6 +88,7 @@ struct flow {
 struct table_state {
 	__u64 flows;   /* the catch-all ones are not in it */
 	__u64 spoiled; /* claims that came too late: such a place may be nobody's */
+	__u64 places;  /* where the search for a flow begins: enough for those that are expected */
 };
 
 enum flow_tunnel {
@@ -193,7 +194,7 @@ enum number_slot {
 	NUMBER_WORKERS = 7,
 	NUMBER_TUNNELS = 8, /* in each other, that are looked into */
 	NUMBER_MAX_FLOWS = 9,
-	NUMBER_PLACES = 10,	      /* of a table, where the search for a flow may begin */
+	NUMBER_PLACES = 10,	      /* of a table, where the search for a flow goes on */
 	NUMBER_CATCH_ALL_PLACES = 11, /* and for a catch-all flow */
 	NUMBER_HASH = 12, /* random numbers of the hash: one, and one for each 32 bits of key */
 };

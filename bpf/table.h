@@ -22,6 +22,7 @@
 #include "maps.h"
 
 #define TABLE_PROBES	 128 /* places that are looked at for a flow */
+#define NEAR_PROBES	 32  /* of them first, in the part of the table that is in use */
 #define CATCH_ALL_PROBES 8
 #define TABLE_WORDS	 16 /* of 64 bits; a power of 2 */
 #define CATCH_ALL_BEGIN	 (NUMBER(NUMBER_PLACES) + TABLE_PROBES)
@@ -97,30 +98,30 @@ static __always_inline void mark(void *flows, __u32 place)
 
 /*
  * The flow's place, or one that was free and is claimed now (`is_new`): then the caller fills it,
- * the counters by atomic additions, and calls publish(). 0 where there is no room.
+ * the counters by atomic additions, and calls publish(). 0 where there is no room. The places from
+ * `near` on are looked at first, then those from `far` on.
  */
 static __always_inline struct flow *find(const struct cursor *cursor, void *flows,
-					 const struct flow_key *key, __u32 place, __u32 probes,
-					 __u64 max_flows, int *is_new)
+					 struct table_state *state, const struct flow_key *key,
+					 __u32 near, __u32 far, __u32 probes, __u64 max_flows,
+					 int *is_new)
 {
-	__u32 zero = unknown_zero(cursor);
-	struct table_state *state;
+	__u32 zero = unknown_zero(cursor), place = near;
 	struct flow *flow;
 	__u64 index;
 
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < probes; i++, place++) {
-		place +=
-			zero; /* the verifier looks at what follows once, not once for each place */
+		if (i == NEAR_PROBES)
+			place = far;
+		place += zero; /* the verifier looks at what follows once, not for each place */
 		*(__u32 *)&index = place;
 		flow = bpf_map_lookup_elem(flows, &index);
 		if (!flow || is_same(&flow->key, key))
 			return flow;
 		if (flow->claims)
 			continue;
-		*(__u32 *)&index = TABLE_STATE;
-		state = bpf_map_lookup_elem(flows, &index);
-		if (!state || state->flows >= max_flows)
+		if (state->flows >= max_flows)
 			return 0;
 		if (!claim(flow, state))
 			continue;
@@ -133,20 +134,49 @@ static __always_inline struct flow *find(const struct cursor *cursor, void *flow
 	return 0;
 }
 
+static __always_inline struct table_state *state_of(void *flows)
+{
+	__u32 index = TABLE_STATE;
+
+	return bpf_map_lookup_elem(flows, &index);
+}
+
+/* Behind the places in use; where all are, the search just goes on. */
+static __always_inline __u32 far_place(__u64 hash, __u64 near, __u64 in_use)
+{
+	__u64 others = NUMBER(NUMBER_PLACES) - in_use;
+
+	return others ? in_use + (hash * others >> 32) : near + NEAR_PROBES;
+}
+
+/*
+ * User space expects as many flows as there were in the last generation, and has the search begin
+ * in so much of the table as they need: less memory for the processor to have at hand.
+ */
 static __always_inline struct flow *find_flow(const struct cursor *cursor, void *flows,
 					      const struct flow_key *key, int *is_new)
 {
-	__u32 place = (__u64)hash_of(key) * NUMBER(NUMBER_PLACES) >> 32;
+	struct table_state *state = state_of(flows);
+	__u64 hash = hash_of(key), near, in_use;
 
-	return find(cursor, flows, key, place, TABLE_PROBES, NUMBER(NUMBER_MAX_FLOWS), is_new);
+	if (!state)
+		return 0;
+	in_use = state->places;
+	near = hash * in_use >> 32;
+	return find(cursor, flows, state, key, near, far_place(hash, near, in_use), TABLE_PROBES,
+		    NUMBER(NUMBER_MAX_FLOWS), is_new);
 }
 
 static __always_inline struct flow *find_catch_all(const struct cursor *cursor, void *flows,
 						   const struct flow_key *key, int *is_new)
 {
-	__u64 place = (key->ifindex * 2 + key->direction) % NUMBER(NUMBER_CATCH_ALL_PLACES);
+	struct table_state *state = state_of(flows);
+	__u64 place = CATCH_ALL_BEGIN +
+		      (key->ifindex * 2 + key->direction) % NUMBER(NUMBER_CATCH_ALL_PLACES);
 
-	return find(cursor, flows, key, CATCH_ALL_BEGIN + place, CATCH_ALL_PROBES, ~0ULL, is_new);
+	if (!state)
+		return 0;
+	return find(cursor, flows, state, key, place, place, CATCH_ALL_PROBES, ~0ULL, is_new);
 }
 
 #endif

@@ -1,9 +1,9 @@
 """The Exporting Process (RFC 5470 §5.3): kernel maps -> flow table -> records -> sessions.
 
 In mode ``flows`` one tick a second drains the maps, ages the flows and sends what ended. Where there are many flows
-the maps are drained less often (:func:`ticks_between_drains`): a flow that is counted in the kernel for five seconds
-costs as little as one that is for one, each drain costs the same again. In mode ``packet`` ten ticks a second send
-the starts of the selected packets.
+the maps are drained less often (:func:`ticks_between_drains`), unless they fill: a flow that is counted in the kernel
+for five seconds costs as little as one that is for one, each drain costs the same again. In mode ``packet`` ten ticks
+a second send the starts of the selected packets.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ TICK_SPREAD = 0.7  # the part of a tick that sending may take
 END_SPREAD_S = 3.0  # ... and the time that the last flows may take
 DRAIN_SHARE = 0.005  # of a processor, that draining may take before it is done less often
 MAX_DRAIN_TICKS = 5
+DRAIN_FILL = 0.5  # of the kernel's table, that makes a drain due
 IGNORED = ("malformed", "lost")  # statistics of packets that are in no flow though they should be
 
 
@@ -43,6 +44,8 @@ class MeterPart(Protocol):
 
     @property
     def attachments(self) -> list[Attachment]: ...
+    @property
+    def waiting(self) -> int: ...
     def attach(self) -> list[Attachment]: ...
     def watch(self) -> list[LinkChange]: ...
     def packets(self) -> PacketSamples: ...
@@ -71,13 +74,9 @@ class ExportConfig:
     mode: str = "flows"
 
 
-def ticks_between_drains(cost_s: float, flows: int, ticks: int, config: ExportConfig) -> int:
-    """How many ticks from a drain to the next one. The last one cost ``cost_s`` and had the ``flows`` of ``ticks``.
-
-    No more than a third of the inactive timeout, and only so many that flows fill the map by half.
-    """
-    wanted = min(MAX_DRAIN_TICKS, int(cost_s / DRAIN_SHARE), int(config.inactive_timeout / 3))
-    return max(1, min(wanted, config.max_flows * ticks // (2 * max(1, flows))))
+def ticks_between_drains(cost_s: float, inactive_timeout: float) -> int:
+    """How many ticks from a drain that cost ``cost_s`` to the next one: no more than a third of the timeout."""
+    return max(1, min(MAX_DRAIN_TICKS, int(cost_s / DRAIN_SHARE), int(inactive_timeout / 3)))
 
 
 @dataclass(slots=True)
@@ -168,8 +167,6 @@ class Exporter:
         self._poll.register(self._wake, select.POLLIN)
         self._ticks = 0  # since the last drain
         self._wanted_ticks = 1  # until the next one
-        self._map_full = 0
-        self._drained = 0  # flows that the last drain had
         self.counters = ExportCounters()
         self.observe: Callable[[Sequence[FlowBatch], int], None] | None = None
         """Is shown the flows that are exported, and the Export Time in ns."""
@@ -234,13 +231,12 @@ class Exporter:
             return
         parts: list[FlowRecords] = []
         self._ticks += 1
-        full, self._map_full = self._map_full, statistics.get("map_full", (0, 0))[0]
-        if self._ticks >= self._wanted_ticks or self._map_full > full:
+        if self._ticks >= self._wanted_ticks or self._meter.waiting > DRAIN_FILL * self._config.max_flows:
             begin = time.monotonic_ns()
             parts = self._drain()
             parts.append(self._table.expire(time.monotonic_ns()))
             cost_s = (time.monotonic_ns() - begin) / 1e9
-            self._wanted_ticks = ticks_between_drains(cost_s, self._drained, self._ticks, self._config)
+            self._wanted_ticks = ticks_between_drains(cost_s, self._config.inactive_timeout)
             self._ticks = 0
         self._export(parts, spread_s)
 
@@ -283,7 +279,6 @@ class Exporter:
         keys, values = self._meter.drain()
         self.counters.last_drain_ns = time.monotonic_ns() - begin
         self.counters.drains += 1
-        self._drained = len(keys)
         self.counters.metered(values)
         full = keys["ip_version"] == 0
         if "ethertype" in (keys.dtype.names or ()):  # else: a flow of what is not IP

@@ -22,6 +22,8 @@ from pyflowx.kernel.layout import (
 from pyflowx.kernel.syscall import Array, Map
 
 _FIRST = bytes(4)  # the only index of an array of one
+_FEW = 1 << 13  # places in use, at least
+_SPACE = 2  # times as many places as flows
 _WHOLE = 1 / 4  # of the places: where so many are taken, all are cleared, which is the quicker then
 
 
@@ -39,6 +41,15 @@ class _Table:
         words = flows[places + 1 :].view(np.uint64).reshape(-1, flow.itemsize // 8)
         self._bits = words[:, :TABLE_WORDS]
 
+    @property
+    def flows(self) -> int:
+        """How many there are; also while programs write."""
+        return int(self._state["flows"][0])
+
+    def begin(self, places: int) -> None:
+        """Where the programs are to look first."""
+        self._state["places"] = places
+
     def drain(self) -> Array:
         """All flows, in the order of their places; the table is empty then."""
         taken = np.flatnonzero(np.unpackbits(self._bits.copy().view(np.uint8), bitorder="little"))
@@ -54,8 +65,7 @@ class _Table:
         return flows
 
     def close(self) -> None:
-        del self._places, self._state, self._bits
-        self._memory.close()
+        del self._places, self._state, self._bits, self._memory  # unmapped when nobody looks at it any more
         self.map.close()
 
 
@@ -66,10 +76,10 @@ class Generations:
 
     def __init__(self, key: np.dtype[Any], value: np.dtype[Any], max_flows: int, catch_alls: int) -> None:
         self._flow = flow_dtype(key, value)
-        places, others = max_flows + max_flows // 2 + 1, 4 * catch_alls + 1
+        self._most, others = max_flows + max_flows // 2 + 1, 4 * catch_alls + 1
         self.numbers = {
             NumberSlot.MAX_FLOWS: max_flows,
-            NumberSlot.PLACES: places,
+            NumberSlot.PLACES: self._most,
             NumberSlot.CATCH_ALL_PLACES: others,
         } | {NumberSlot.HASH + word: secrets.randbits(64) for word in range(1 + key.itemsize // 4)}
         self._resources = ExitStack()
@@ -77,25 +87,33 @@ class Generations:
             on_error.callback(self.close)
             self._tables: list[_Table] = []  # the active one first
             for _ in range(2):
-                table = _Table(self._flow, places + TABLE_PROBES + others + CATCH_ALL_PROBES)
+                table = _Table(self._flow, self._most + TABLE_PROBES + others + CATCH_ALL_PROBES)
                 self._resources.callback(table.close)
                 self._tables.append(table)
             inner = self._tables[0].map.fd
             outer = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "pyflowx_active", inner=inner)
             self.map = self._resources.enter_context(outer)
-            self._activate()
+            self._activate(0)
             on_error.pop_all()
+
+    @property
+    def waiting(self) -> int:
+        """Flows in the active table, without the catch-all ones."""
+        return self._tables[0].flows
 
     def drain(self) -> tuple[Array, Array]:
         """Let the tables change places and empty the one that is quiet then: n keys and n values. A key may be there
         twice."""
+        expected = self.waiting  # as many as there were now
         self._tables.reverse()
-        self._activate()
+        self._activate(expected)
         flows = self._tables[1].drain()
         return flows["key"], flows["value"]
 
-    def _activate(self) -> None:
+    def _activate(self, expected: int) -> None:
         """Returns when no program sees the other one any more."""
+        places = max(_FEW, _SPACE * expected)
+        self._tables[0].begin(places if places < self._most // 2 else self._most)  # room for many more, or all
         self.map.update(_FIRST, struct.pack("=I", self._tables[0].map.fd))
 
     def close(self) -> None:

@@ -94,7 +94,7 @@ def flow_dtype(key: np.dtype[Any], value: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype([("claims", "=u4"), ("jiffy", "=u4"), ("key", key), ("value", value)])
 
 
-TABLE_STATE_DTYPE = np.dtype([("flows", "=u8"), ("spoiled", "=u8")])  # struct table_state
+TABLE_STATE_DTYPE = np.dtype([("flows", "=u8"), ("spoiled", "=u8"), ("places", "=u8")])  # struct table_state
 TABLE_PROBES, CATCH_ALL_PROBES, TABLE_WORDS = 128, 8, 16  # of bpf/table.h
 
 

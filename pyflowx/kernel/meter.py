@@ -112,6 +112,11 @@ class Meter:
         self.fill = len(keys)
         return keys, values
 
+    @property
+    def waiting(self) -> int:
+        """The flows that a drain would find now."""
+        return self._generations.waiting
+
     def packets(self) -> PacketSamples:
         """In packet mode: the starts of the packets selected since the last call. What finds the ring buffer full
         (16 MiB, 100,000 packets of 128 octets) is counted in the statistic ``lost``."""

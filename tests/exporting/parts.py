@@ -25,6 +25,7 @@ class Meter:
     def __init__(self, *drains):
         self.drains = list(drains)
         self.calls, self.ignored, self.changes, self.attachments, self.samples = [], {}, [], [], []
+        self.waiting = 0
 
     def attach(self):
         self.calls.append("attach")

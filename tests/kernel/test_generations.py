@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyflowx.kernel import Statistic
+from pyflowx.kernel import Statistic, generations
+from pyflowx.kernel.layout import TABLE_PROBES
 
 spec = importlib.util.spec_from_file_location("wires", Path(__file__).with_name("test_wire.py"))
 wires = importlib.util.module_from_spec(spec)
@@ -55,6 +56,7 @@ def places(bench):
 def test_each_drain_has_what_came_since_the_last_one(bench, counts):
     for count in counts:  # many: the table is emptied as a whole
         run(bench, range(1, count + 1), repeat=2)
+        assert bench.generations.waiting == count
         assert ports(bench.drain()) == dict.fromkeys(range(1, count + 1), 2)
         assert not len(bench.drain()[0])
     assert set(bench.statistic()) == {Statistic.METERED}
@@ -111,6 +113,20 @@ def test_places_that_are_nobodys_are_free_again_after_a_drain(bench):
     bench.drain()
     run(bench, [1])
     assert ports(bench.drain()) == {1: 1}
+
+
+def test_a_burst_has_the_whole_table_and_then_more_of_it_is_in_use():
+    few, many = generations._FEW, 3 * generations._FEW
+    with contextlib.closing(benches.Bench("ingress", 1 << 17)) as bench:
+        run(bench, range(1, few // 4))
+        assert np.flatnonzero(places(bench)).max() < few + TABLE_PROBES
+        bench.drain()
+        run(bench, range(1, many))
+        assert np.flatnonzero(places(bench)).max() > few + TABLE_PROBES
+        assert ports(bench.drain()) == dict.fromkeys(range(1, many), 1)
+        run(bench, range(1, few))
+        assert few < np.flatnonzero(places(bench)).max() < generations._SPACE * many + TABLE_PROBES
+        assert set(bench.statistic()) == {Statistic.METERED}
 
 
 def test_programs_on_several_processors_lose_nothing(bench):
