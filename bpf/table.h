@@ -22,7 +22,7 @@
 #include "maps.h"
 
 #define TABLE_PROBES	 128 /* places that are looked at for a flow */
-#define NEAR_PROBES	 32  /* of them first, in the part of the table that is in use */
+#define NEAR_PROBES	 16  /* of them first, in the part of the table that is in use */
 #define CATCH_ALL_PROBES 8
 #define TABLE_WORDS	 16 /* of 64 bits; a power of 2 */
 #define CATCH_ALL_BEGIN	 (NUMBER(NUMBER_PLACES) + TABLE_PROBES)

@@ -93,7 +93,7 @@ class Generations:
             inner = self._tables[0].map.fd
             outer = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "pyflowx_active", inner=inner)
             self.map = self._resources.enter_context(outer)
-            self._activate(0)
+            self._activate(max_flows)  # nobody knows yet
             on_error.pop_all()
 
     @property

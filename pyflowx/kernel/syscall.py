@@ -29,7 +29,7 @@ _CALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, 
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 1, 2, 3, 5
 _PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD, _PROG_QUERY = 10, 13, 15, 16
-_BTF_LOAD, _LOOKUP_BATCH, _LOOKUP_AND_DELETE_BATCH, _ENABLE_STATS = 18, 24, 25, 32
+_BTF_LOAD, _LOOKUP_BATCH, _ENABLE_STATS = 18, 24, 32
 
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_LRU_HASH = 1, 2, 6, 9
 MAP_TYPE_LPM_TRIE, MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_XSKMAP = 11, 12, 17
@@ -191,19 +191,9 @@ class Map(_Descriptor):
         _call(_MAP_LOOKUP, _attr("IIQQQ", self.fd, 0, ctypes.addressof(key_buffer), ctypes.addressof(value), 0))
         return value.raw
 
-    def drain(self, key_dtype: np.dtype[Any], value_dtype: np.dtype[Any]) -> tuple[Array, Array]:
-        """Take all entries out of a hash that nobody writes to: n keys and n values.
-
-        The arrays' memory is as large as the map can be, but only what is used is ever touched.
-        """
-        return self._batches(_LOOKUP_AND_DELETE_BATCH, key_dtype, value_dtype)
-
     def entries_now(self, key_dtype: np.dtype[Any], value_dtype: np.dtype[Any]) -> tuple[Array, Array]:
         """The entries of a hash while programs write to it: n keys and n values. What comes or goes meanwhile may be
-        missed."""
-        return self._batches(_LOOKUP_BATCH, key_dtype, value_dtype)
-
-    def _batches(self, command: int, key_dtype: np.dtype[Any], value_dtype: np.dtype[Any]) -> tuple[Array, Array]:
+        missed. The arrays' memory is as large as the map can be, but only what is used is ever touched."""
         keys, values = np.empty(self.entries, key_dtype), np.empty(self.entries, value_dtype)
         token = ctypes.create_string_buffer(8)  # the bucket to go on with, written by the kernel
         found, batch, more, first = 0, _BATCH, True, True
@@ -218,7 +208,7 @@ class Map(_Descriptor):
                 *(self.fd, 0, 0),
             )
             try:
-                _call(command, attr)
+                _call(_LOOKUP_BATCH, attr)
             except OSError as error:
                 if error.errno == errno.ENOSPC:  # a bucket with more entries than this batch: nothing was taken
                     batch *= 2

@@ -232,7 +232,9 @@ class Bench:
 
     def drain(self):
         """What has been metered; first fragments are forgotten."""
-        self.fragments.drain(np.dtype(("V", FRAGMENT_KEY_LEN)), np.dtype(("V", FRAGMENT_LEN)))
+        dtypes = np.dtype(("V", FRAGMENT_KEY_LEN)), np.dtype(("V", FRAGMENT_LEN))
+        for key in self.fragments.entries_now(*dtypes)[0]:
+            self.fragments.delete(key.tobytes())
         return self.generations.drain()
 
     def statistic(self):
