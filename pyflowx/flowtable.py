@@ -234,6 +234,8 @@ class FlowTable:
             equal = np.ones(len(pending), bool)
             for word in range(self._words):
                 equal &= content[:, word] == deltas[pending, word]
+            if equal.all() and len(pending) == len(deltas):  # as it mostly is: no copy
+                return candidate, content
             found = pending[equal]
             rows[found] = candidate[equal]
             self._opaque(current)[found] = self._opaque(content)[equal]
