@@ -71,7 +71,7 @@ def test_a_collector_that_reboots_under_load_misses_only_what_it_counts(generato
     collector.put("/etc/pyflowx/pyflowx.toml", SERVICE.encode())
     collector.run("systemctl enable -q pyflowx-collect")
     collector.start_service("pyflowx-collect")
-    options = f"-H {COLLECTOR} -p 9995 -r 20 -f {PER_MESSAGE} --template-interval 4"
+    options = f"-H {COLLECTOR} -p 9995 -r 10 -f {PER_MESSAGE} --template-interval 4"
     generate = generator.start("generate", f"pyflowx generate {options}")
     flows = "/var/lib/pyflowx/flows.ndjson"
     collector.wait_until(f"[ $(wc -l < {flows}) -gt 200 ]")
