@@ -182,6 +182,7 @@ def install(box: Path, kernel: str, work: Path) -> None:
     machine = QemuMachine("install", work, box, kernel, f"file={copy(box / 'box.img', work / DISK)}")
     try:
         machine.wait()
+        machine.booted()
         lap(f"boot, kernel {kernel}")
         machine.run("mkdir -p /usr/src && tar -C /usr/src -xz", archive.getvalue())
         machine.run(f"env FROM={wheel(source)} sh /usr/src/pyflowx/vagrant/provision.sh")
