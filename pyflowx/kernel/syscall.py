@@ -272,6 +272,9 @@ class Program(_Descriptor):
         except OSError as error:
             if error.errno in (errno.EPERM, errno.ENOMEM):
                 raise refused(f"cannot load the program {name}", error) from error
+            if error.errno == errno.E2BIG:  # the log would say no more, and take as long again
+                release = platform.release()
+                raise KernelError(f"the verifier of the kernel ({release}) gives up on the program {name}") from error
         log = ctypes.create_string_buffer(_LOG_LEN)
         try:
             return cls(load(log))
