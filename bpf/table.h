@@ -24,14 +24,18 @@
 #define TABLE_PROBES	 128 /* places that are looked at for a flow */
 #define NEAR_PROBES	 16  /* of them first, in the part of the table that is in use */
 #define CATCH_ALL_PROBES 8
-#define TABLE_WORDS	 16 /* of 64 bits; a power of 2 */
+#define TABLE_WORDS	 16		    /* of 64 bits; a power of 2 */
+#define HASH_MIX_1	 0x9e3779b97f4a7c15 /* odd, half of the bits set */
+#define HASH_MIX_2	 0xd6e8feb86659fd93
 #define CATCH_ALL_BEGIN	 (NUMBER(NUMBER_PLACES) + TABLE_PROBES)
 #define TABLE_STATE	 (CATCH_ALL_BEGIN + NUMBER(NUMBER_CATCH_ALL_PLACES) + CATCH_ALL_PROBES)
 #define TABLE_BITS	 (TABLE_STATE + 1)
 
 /*
  * Multilinear hashing: sums of products with random numbers that nobody outside knows, so that
- * nobody can choose packets that all go to the same place.
+ * nobody can choose packets that all go to the same place. Keys that follow each other have sums at
+ * equal distances, for unlucky numbers all close together: so the bits of the sum are mixed at
+ * last.
  */
 static __always_inline __u32 hash_of(const struct flow_key *key)
 {
@@ -44,6 +48,8 @@ static __always_inline __u32 hash_of(const struct flow_key *key)
 		/* one by one: there are no registers for all products */
 		asm volatile("" : "+r"(sum));
 	}
+	sum = (sum ^ sum >> 32) * HASH_MIX_1;
+	sum = (sum ^ sum >> 32) * HASH_MIX_2;
 	return sum >> 32;
 }
 

@@ -198,7 +198,7 @@ class Bench:
         "egress": (syscall.PROG_TYPE_SCHED_CLS, "meter_tc.c", "pyflowx_egress"),
     }
 
-    def __init__(self, kind, entries=1 << 12, link="ethernet", **config):
+    def __init__(self, kind, entries=1 << 12, link="ethernet", table=None, **config):
         program_type, file, name = self.KINDS[kind]
         self.kind, self.direction = kind, int(kind == "egress")
         self.config = MeterConfig(["lo"], **config)
@@ -227,7 +227,7 @@ class Bench:
             classic = compile_classic(self.config.filter, RAW_IP if link == "ip" else ETHERNET)
             functions[FILTER_CALL] = translate(classic, helper, tagged)
         flags = syscall.XDP_HAS_FRAGS * frags
-        filled = numbers(self.config, self.generations.numbers, frags)
+        filled = numbers(self.config, self.generations.numbers | (table or {}), frags)
         self.program = Program.load(program_type, name[:15], code, maps, flags, functions, filled)
 
     def drain(self):
