@@ -360,7 +360,7 @@ def test_every_input_in_one_process(tmp_path: Path) -> None:
     packet = Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=4739) / message(TEMPLATE, flows(1))
     wrpcap(str(tmp_path / "a.pcap"), [packet])
     sflow = struct.pack(">IIIIIII", 5, 1, 0xC0000209, 0, 1, 1000, 0)
-    files = [f"netflow+pcap://{tmp_path}/a.pcap", f"sflow+pcap://{tmp_path}/a.pcap"]
+    files = [f"sflow+pcap://{tmp_path}/a.pcap", f"netflow+pcap://{tmp_path}/a.pcap"]  # read one after the other
     inputs = [*files, "netflow://127.0.0.1:0", "sflow://[::1]:0"]
     command = [*COLLECT, "-f", "common", *QUIET, *(word for url in inputs for word in ("-I", url))]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
