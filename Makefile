@@ -60,6 +60,9 @@ VAGRANT_PACKAGES := $(VM_PACKAGES) vagrant vagrant-libvirt libvirt-daemon-system
 vm-tools:
 	@$(call apt,$(VAGRANT_PACKAGES))
 
+vm-box: $(VENV)/.test vm-tools
+	$(SUDO) tests/vm/run.sh box
+
 vm: $(VENV)/.test vm-tools
 	$(SUDO) tests/vm/run.sh vagrant 6.1
 
@@ -109,4 +112,4 @@ uninstall:
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup demo test vm vm-tools vm-matrix lint fuzz bench screenshots install uninstall clean
+.PHONY: help setup demo test vm vm-tools vm-box vm-matrix lint fuzz bench screenshots install uninstall clean

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # run.sh vagrant|qemu KERNEL...: the scenarios in this folder on virtual machines, with each kernel. As root.
+# run.sh box: makes what the machines boot from, where it is not there yet.
 #
 # All of it (virtual machines, libvirt, networks) lives in namespaces of its own: processes, mounts and networks are gone
 # when this ends, however it ends. What is kept is the box, in PYFLOWX_VM_CACHE (~/.cache/pyflowx/vm), by its recipe's hash.
 set -euo pipefail
-driver=${1:?run.sh vagrant|qemu KERNEL...}
+driver=${1:?run.sh vagrant|qemu KERNEL... or run.sh box}
 shift
 cd "$(dirname "$0")/../.."
 lap() { echo "vm: $1: $((SECONDS - ${since:-0})) s" >&2; since=$SECONDS; }
@@ -21,7 +22,7 @@ if [ -z "${PYFLOWX_VM_WORK:-}" ]; then # outside of the namespaces, where there 
 	flock 9 # another run may be making the same
 	find "$cache" -mindepth 1 -maxdepth 1 ! -name "box-$recipe" ! -name "programs-$programs" ! -name lock -exec rm -rf {} + # outdated
 	compiling=
-	if [ ! -e "$cache/programs-$programs" ]; then # for emulated machines this would take a minute
+	if [ "$driver" != box ] && [ ! -e "$cache/programs-$programs" ]; then # for emulated machines this would take a minute
 		.venv/bin/pyflowx compile --log-level warning -o "$work/programs" && mv "$work/programs" "$cache/programs-$programs" &
 		compiling=$!
 	fi
@@ -30,6 +31,7 @@ if [ -z "${PYFLOWX_VM_WORK:-}" ]; then # outside of the namespaces, where there 
 		touch "$cache/box-$recipe/complete"
 		lap 'box'
 	fi
+	[ "$driver" != box ] || exit 0
 	# What the machines get: the clone as it is, a wheel of it, and its kernel programs.
 	git ls-files -z --cached --others --exclude-standard | rsync -a --files-from=- --from0 --ignore-missing-args . "$work/source"
 	.venv/bin/pip wheel -q --disable-pip-version-check --no-deps -w "$work/source/dist" .
