@@ -79,16 +79,17 @@ struct flow_value {
 /* A place of a table of flows (table.h): what each packet of a flow touches comes first. */
 struct flow {
 	__u32 claims; /* programs that wanted the free place; it is the first one's */
-	__u32 jiffy;  /* when last_ns was written */
+	__u32 hash;   /* of the key */
 	struct flow_key key;
 	struct flow_value value;
 };
 
 /* What a table says of itself. */
 struct table_state {
-	__u64 flows;   /* the catch-all ones are not in it */
-	__u64 spoiled; /* claims that came too late: such a place may be nobody's */
-	__u64 places;  /* where the search for a flow begins: enough for those that are expected */
+	__u64 flows;	/* that have a place */
+	__u64 spoiled;	/* claims that came too late: such a place may be nobody's */
+	__u64 places;	/* where the search for a flow begins: enough for those that are expected */
+	__u64 expected; /* where there are so many flows, no more get a place there */
 };
 
 enum flow_tunnel {
@@ -196,7 +197,8 @@ enum number_slot {
 	NUMBER_MAX_FLOWS = 9,
 	NUMBER_PLACES = 10,	      /* of a table, where the search for a flow goes on */
 	NUMBER_CATCH_ALL_PLACES = 11, /* and for a catch-all flow */
-	NUMBER_HASH = 12, /* random numbers of the hash: one, and one for each 32 bits of key */
+	NUMBER_TABLE_BITS = 12,	      /* entries of bits */
+	NUMBER_HASH = 13, /* random numbers of the hash: one, and one for each 32 bits of key */
 };
 
 #endif

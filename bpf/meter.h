@@ -9,7 +9,7 @@
 #ifndef PYFLOWX_METER_H
 #define PYFLOWX_METER_H
 
-#include "table.h"
+#include "recent.h"
 #include "select.h"
 #include "first.h"
 #include "fragment.h"
@@ -44,92 +44,6 @@ static __always_inline int is_own_export(const struct packet *packet)
 	return 0;
 }
 
-/*
- * The clock costs as much as the look-up. Busy flows read it for one packet in 32 and in each jiffy
- * (1 to 10 ms), so that the time of their last packet is at most 31 packets and one jiffy old.
- * Exact are the first 64 packets of each generation and what ends a TCP connection.
- */
-static __always_inline int needs_clock(const struct flow *flow, const struct packet *packet)
-{
-	return flow->value.packets < 64 || !(flow->value.packets & 31) ||
-	       flow->jiffy != packet->jiffy || packet->value.tcp_flags & TCP_ENDS;
-}
-
-static __always_inline void add_counters(struct flow_value *flow, const struct flow_value *packet)
-{
-	__sync_fetch_and_add(&flow->packets, packet->packets);
-	__sync_fetch_and_add(&flow->octets, packet->octets);
-	__sync_fetch_and_add(&flow->l2_octets, packet->l2_octets);
-}
-
-/*
- * Sums are atomic. The rest is written only when it changes, without a lock: atomic OR came with
- * Linux 5.12 and minimum and maximum have none. At worst two CPUs that meet the same flow in the
- * same nanoseconds lose a bit or an extreme, never a count.
- */
-static __always_inline void add(struct flow *to, const struct packet *from)
-{
-	const struct flow_value *packet = &from->value;
-	struct flow_value *flow = &to->value;
-
-	if (needs_clock(to, from)) {
-		flow->last_ns = bpf_ktime_get_ns();
-		to->jiffy = from->jiffy;
-	}
-	add_counters(flow, packet);
-	if (packet->tcp_flags & ~flow->tcp_flags)
-		flow->tcp_flags |= packet->tcp_flags;
-	if (packet->fragment_flags & ~flow->fragment_flags)
-		flow->fragment_flags |= packet->fragment_flags;
-	if (packet->extensions & ~flow->extensions)
-		flow->extensions |= packet->extensions;
-	if (packet->length_min < flow->length_min)
-		flow->length_min = packet->length_min;
-	if (packet->length_max > flow->length_max)
-		flow->length_max = packet->length_max;
-	if (packet->ttl_min < flow->ttl_min)
-		flow->ttl_min = packet->ttl_min;
-	if (packet->ttl_max > flow->ttl_max)
-		flow->ttl_max = packet->ttl_max;
-}
-
-/* The first packet of a flow, at the place that was claimed for it. */
-static __always_inline void begin_flow(struct flow *flow, struct packet *packet)
-{
-	__u32 counters = __builtin_offsetof(struct flow_value, first_ns);
-
-	packet->value.first_ns = packet->value.last_ns = bpf_ktime_get_ns();
-	__builtin_memcpy((void *)&flow->value + counters, (void *)&packet->value + counters,
-			 sizeof(flow->value) - counters);
-	flow->jiffy = packet->jiffy;
-	add_counters(&flow->value, &packet->value);
-	publish(flow, &packet->key);
-}
-
-/* No room: the catch-all flow of the interface and direction keeps totals right. */
-static __always_inline enum statistic_slot add_to_catch_all(const struct cursor *cursor,
-							    void *flows, struct packet *packet)
-{
-	__u32 ifindex = packet->key.ifindex, direction = packet->key.direction;
-	struct flow *flow;
-	int is_new = 0;
-
-	__builtin_memset(&packet->key, 0, sizeof(packet->key));
-	packet->key.ifindex = ifindex;
-	packet->key.direction = direction;
-	packet->key.complete = 1;
-	flow = find_catch_all(cursor, flows, &packet->key, &is_new);
-	if (!flow)
-		return STATISTIC_LOST;
-	if (is_new) {
-		clear_first(cursor, packet);
-		begin_flow(flow, packet);
-	} else {
-		add(flow, packet);
-	}
-	return STATISTIC_MAP_FULL;
-}
-
 /* Of the parser's key only what the level has makes a difference. */
 static __always_inline void reduce(struct packet *packet)
 {
@@ -150,26 +64,35 @@ static __always_inline void reduce(struct packet *packet)
 
 static __always_inline enum statistic_slot add_to_flow(struct cursor *cursor, struct packet *packet)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, first = TABLE_RECENT + bpf_get_smp_processor_id() * (1 + RECENT);
 	void *flows = bpf_map_lookup_elem(MAP(MAP_FLOWS), &zero);
-	struct flow *flow;
-	int is_new = 0;
+	struct flow *head, *recent;
 
 	if (!flows)
+		return STATISTIC_LOST;
+	head = entry(flows, first++);
+	if (!head)
 		return STATISTIC_LOST;
 	packet->jiffy = bpf_jiffies64();
 	cursor->pos = cursor->start; /* where parsing ended makes no difference to the verifier */
 	reduce(packet);
 	packet->key.complete = 1;
-	flow = find_flow(cursor, flows, &packet->key, &is_new);
-	if (!flow)
-		return add_to_catch_all(cursor, flows, packet);
-	if (is_new) {
-		describe_first(cursor, packet);
-		begin_flow(flow, packet);
-	} else {
-		add(flow, packet);
+	recent = entry(flows,
+		       first + head->claims - 1); /* where none waits, `head`: no flow's key */
+	if (!recent)
+		return STATISTIC_LOST;
+	if (is_same(&recent->key, &packet->key)) {
+		add_packet(recent, packet);
+		return STATISTIC_METERED;
 	}
+	describe_first(cursor, packet);
+	cursor->pos = cursor->start;
+	recent = entry(flows, first + head->claims);
+	if (!recent)
+		return STATISTIC_LOST;
+	begin_recent(recent, packet);
+	if (++head->claims >= RECENT)
+		settle(flows, head, first, unknown_zero(cursor));
 	return STATISTIC_METERED;
 }
 

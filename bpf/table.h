@@ -11,25 +11,26 @@
  * a place whose key is not complete yet, goes on to the next. At worst two CPUs make two entries of
  * one new flow: user space adds them up.
  *
- * Entries of the array: places for flows, places for catch-all flows, struct table_state, and a bit
- * for each place that is taken, TABLE_WORDS * 64 an entry. pyflowx/kernel/generations.py reads
- * them.
+ * Entries of the array: places for flows, places for catch-all flows, struct table_state, a bit
+ * for each place that is taken, TABLE_WORDS * 64 an entry, and for each CPU what recent.h says.
+ * pyflowx/kernel/generations.py reads them.
  */
 #ifndef PYFLOWX_TABLE_H
 #define PYFLOWX_TABLE_H
 
-#include "cursor.h"
 #include "maps.h"
 
-#define TABLE_PROBES	 128 /* places that are looked at for a flow */
-#define NEAR_PROBES	 16  /* of them first, in the part of the table that is in use */
+#define NEAR_PROBES	 8  /* places that are looked at for a flow in the part that is in use, */
+#define FAR_PROBES	 32 /* and then elsewhere */
 #define CATCH_ALL_PROBES 8
 #define TABLE_WORDS	 16		    /* of 64 bits; a power of 2 */
 #define HASH_MIX_1	 0x9e3779b97f4a7c15 /* odd, half of the bits set */
 #define HASH_MIX_2	 0xd6e8feb86659fd93
-#define CATCH_ALL_BEGIN	 (NUMBER(NUMBER_PLACES) + TABLE_PROBES)
+#define FAR_STEP	 0x915f77f5 /* a multiplier of a congruential generator (L'Ecuyer, 1999) */
+#define CATCH_ALL_BEGIN	 (NUMBER(NUMBER_PLACES) + NEAR_PROBES)
 #define TABLE_STATE	 (CATCH_ALL_BEGIN + NUMBER(NUMBER_CATCH_ALL_PLACES) + CATCH_ALL_PROBES)
 #define TABLE_BITS	 (TABLE_STATE + 1)
+#define TABLE_RECENT	 (TABLE_BITS + NUMBER(NUMBER_TABLE_BITS))
 
 /*
  * Multilinear hashing: sums of products with random numbers that nobody outside knows, so that
@@ -61,12 +62,14 @@ static __always_inline int is_same(const struct flow_key *key, const struct flow
 {
 	const __u64 *words = (const __u64 *)key;
 	const volatile __u64 *others = (const volatile __u64 *)ours;
-	__u64 different = 0;
+	__u64 different = 0, same = 0;
 
 #pragma unroll
 	for (__u32 i = 0; i < KEY_WORDS; i++)
 		different |= words[i] ^ others[i];
-	return !different;
+	/* the verifier goes first where they are the same: then less waits for it to come back */
+	asm volatile("if %1 != 0 goto +1\n%0 = 1" : "+r"(same) : "r"(different));
+	return same;
 }
 
 /* From here on the others find it. */
@@ -102,44 +105,6 @@ static __always_inline void mark(void *flows, __u32 place)
 		__sync_fetch_and_add(&bits[place / 64 & (TABLE_WORDS - 1)], 1ULL << (place & 63));
 }
 
-/*
- * The flow's place, or one that was free and is claimed now (`is_new`): then the caller fills it,
- * the counters by atomic additions, and calls publish(). 0 where there is no room. The places from
- * `near` on are looked at first, then those from `far` on.
- */
-static __always_inline struct flow *find(const struct cursor *cursor, void *flows,
-					 struct table_state *state, const struct flow_key *key,
-					 __u32 near, __u32 far, __u32 probes, __u64 max_flows,
-					 int *is_new)
-{
-	__u32 zero = unknown_zero(cursor), place = near;
-	struct flow *flow;
-	__u64 index;
-
-#pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < probes; i++, place++) {
-		if (i == NEAR_PROBES)
-			place = far;
-		place += zero; /* the verifier looks at what follows once, not for each place */
-		*(__u32 *)&index = place;
-		flow = bpf_map_lookup_elem(flows, &index);
-		if (!flow || is_same(&flow->key, key))
-			return flow;
-		if (flow->claims)
-			continue;
-		if (state->flows >= max_flows)
-			return 0;
-		if (!claim(flow, state))
-			continue;
-		if (max_flows != ~0ULL)
-			__sync_fetch_and_add(&state->flows, 1);
-		mark(flows, place);
-		*is_new = 1;
-		return flow;
-	}
-	return 0;
-}
-
 static __always_inline struct table_state *state_of(void *flows)
 {
 	__u32 index = TABLE_STATE;
@@ -147,42 +112,37 @@ static __always_inline struct table_state *state_of(void *flows)
 	return bpf_map_lookup_elem(flows, &index);
 }
 
-/* Behind the places in use; where all are, the search just goes on. */
-static __always_inline __u32 far_place(__u64 hash, __u64 near, __u64 in_use)
+/*
+ * Where the search for a flow begins. User space expects as many flows as there were in the last
+ * generation, and has it begin in so much of the table as they need: less memory for the processor
+ * to have at hand.
+ */
+static __always_inline __u64 near_place(__u64 hash, __u64 in_use)
 {
-	__u64 others = NUMBER(NUMBER_PLACES) - in_use;
-
-	return others ? in_use + (hash * others >> 32) : near + NEAR_PROBES;
+	return hash * in_use >> 32;
 }
 
 /*
- * User space expects as many flows as there were in the last generation, and has the search begin
- * in so much of the table as they need: less memory for the processor to have at hand.
+ * Where it goes on: behind the places in use; where all are, anywhere. Not in a row, but at places
+ * that have nothing to do with each other: also when most are taken one of a few is free.
  */
-static __always_inline struct flow *find_flow(const struct cursor *cursor, void *flows,
-					      const struct flow_key *key, int *is_new)
+static __always_inline __u64 far_place(__u64 hash, __u64 in_use)
 {
-	struct table_state *state = state_of(flows);
-	__u64 hash = hash_of(key), near, in_use;
+	__u64 places = NUMBER(NUMBER_PLACES), others = places - in_use;
 
-	if (!state)
-		return 0;
-	in_use = state->places;
-	near = hash * in_use >> 32;
-	return find(cursor, flows, state, key, near, far_place(hash, near, in_use), TABLE_PROBES,
-		    NUMBER(NUMBER_MAX_FLOWS), is_new);
+	return others ? in_use + (hash * others >> 32) : hash * places >> 32;
 }
 
-static __always_inline struct flow *find_catch_all(const struct cursor *cursor, void *flows,
-						   const struct flow_key *key, int *is_new)
+/* The next number of those that the far places are taken from. */
+static __always_inline __u64 next_hash(__u64 hash, __u64 first)
 {
-	struct table_state *state = state_of(flows);
-	__u64 place = CATCH_ALL_BEGIN +
-		      (key->ifindex * 2 + key->direction) % NUMBER(NUMBER_CATCH_ALL_PLACES);
+	return (__u32)(hash * FAR_STEP + (first | 1));
+}
 
-	if (!state)
-		return 0;
-	return find(cursor, flows, state, key, place, place, CATCH_ALL_PROBES, ~0ULL, is_new);
+static __always_inline __u64 catch_all_place(const struct flow_key *key)
+{
+	return CATCH_ALL_BEGIN +
+	       (key->ifindex * 2 + key->direction) % NUMBER(NUMBER_CATCH_ALL_PLACES);
 }
 
 #endif

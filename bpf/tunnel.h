@@ -6,6 +6,8 @@
 #ifndef PYFLOWX_TUNNEL_H
 #define PYFLOWX_TUNNEL_H
 
+#include "maps.h"
+
 #define VXLAN_PORT	    4789
 #define VXLAN_PORT_LINUX    8472
 #define GENEVE_PORT	    6081

@@ -192,15 +192,28 @@ class FlowTable:
         prefix = self._hash(words)
         order = np.argsort(prefix)
         prefix = prefix[order]
-        deltas = np.empty((len(keys), self._store.shape[1]), np.uint64)
-        deltas[:, : self._words] = np.take(words, order, axis=0)
-        deltas[:, self._words :] = np.take(content, order, axis=0)
-        if (prefix[1:] == prefix[:-1]).any():
-            return self._combine(deltas, prefix, order)
-        return deltas, prefix
+        repeated = np.zeros(len(order) + 1, bool)
+        repeated[1:-1] = prefix[1:] == prefix[:-1]
+        if not repeated.any():
+            return self._rows(words, content, order), prefix
+        places = np.flatnonzero(repeated[1:] | repeated[:-1])
+        combined, starts = self._combine(self._rows(words, content, order[places]), prefix[places], order[places])
+        keep = np.ones(len(order), bool)
+        keep[places] = False
+        keep[places[starts]] = True
+        deltas = self._rows(words, content, order[keep])
+        deltas[(np.cumsum(keep) - 1)[places[starts]]] = combined
+        return deltas, prefix[keep]
 
-    def _combine(self, deltas: U64, prefix: U64, position: Array) -> tuple[U64, U64]:
-        """Merge deltas of the same key; ``position`` is where each came from, so that the first one is kept."""
+    def _rows(self, words: U64, content: U64, order: Array) -> U64:
+        rows = np.empty((len(order), self._store.shape[1]), np.uint64)
+        rows[:, : self._words] = np.take(words, order, axis=0)
+        rows[:, self._words :] = np.take(content, order, axis=0)
+        return rows
+
+    def _combine(self, deltas: U64, prefix: U64, position: Array) -> tuple[U64, Array]:
+        """Merge deltas of the same key; ``position`` is where each came from, so that the first one is kept. Also
+        the places among ``deltas`` that they have: those of the same ``prefix`` stay together."""
         order = np.lexsort((position, *(deltas[:, word] for word in range(self._words)), prefix))
         deltas = deltas[order]
         begins = np.ones(len(deltas), bool)
@@ -214,7 +227,7 @@ class FlowTable:
             target[name] = source[name][np.where(first < np.append(starts[1:], len(source)), first, starts)]
         for name, ufunc in self._merges.items():
             target[name] = ufunc.reduceat(source[name], starts)
-        return combined, prefix[order][starts]
+        return combined, starts
 
     def _find(self, deltas: U64, prefix: U64) -> tuple[Array, U64]:
         """The row of each delta's flow (-1: none) and that row's content; steps over entries of equal hash."""

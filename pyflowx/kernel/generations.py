@@ -13,7 +13,8 @@ import numpy as np
 from pyflowx.kernel import syscall
 from pyflowx.kernel.layout import (
     CATCH_ALL_PROBES,
-    TABLE_PROBES,
+    NEAR_PROBES,
+    RECENT,
     TABLE_STATE_DTYPE,
     TABLE_WORDS,
     NumberSlot,
@@ -22,8 +23,9 @@ from pyflowx.kernel.layout import (
 from pyflowx.kernel.syscall import Array, Map
 
 _FIRST = bytes(4)  # the only index of an array of one
-_FEW = 1 << 13  # places in use, at least
+_FEW = 1 << 15  # places in use, at least
 _SPACE = 2  # times as many places as flows
+_LOAD = 0.6  # of the places in use that may be taken: then it is quicker to look elsewhere
 _WHOLE = 1 / 4  # of the places: where so many are taken, all are cleared, which is the quicker then
 
 
@@ -31,24 +33,26 @@ class _Table:
     """A table of ``places`` flows, mapped into our memory. Only what no program writes to any more may be read."""
 
     def __init__(self, flow: np.dtype[Any], places: int) -> None:
-        bits = -(-places // 64)
-        entries = places + 1 + -(-bits // TABLE_WORDS)
+        self.bits = -(-places // (64 * TABLE_WORDS))  # entries
+        recent = places + 1 + self.bits
+        entries = recent + (1 + RECENT) * syscall.possible_cpus()
         self.map = Map(syscall.MAP_TYPE_ARRAY, 4, flow.itemsize, entries, "pyflowx_flows", syscall.MMAPABLE)
         self._memory = mmap.mmap(self.map.fd, -(-entries * flow.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE)
         flows = np.frombuffer(self._memory, flow, entries)
         self._places = flows[:places]
         self._state = flows[places : places + 1].view(np.uint8)[: TABLE_STATE_DTYPE.itemsize].view(TABLE_STATE_DTYPE)
-        words = flows[places + 1 :].view(np.uint64).reshape(-1, flow.itemsize // 8)
+        words = flows[places + 1 : recent].view(np.uint64).reshape(-1, flow.itemsize // 8)
         self._bits = words[:, :TABLE_WORDS]
+        self._recent = flows[recent:].reshape(-1, 1 + RECENT)
 
     @property
     def flows(self) -> int:
-        """How many there are; also while programs write."""
-        return int(self._state["flows"][0])
+        """How many there are; also while programs write. Those that wait for a place may be in it twice."""
+        return int(self._state["flows"][0]) + int(self._recent["claims"][:, 0].sum())
 
-    def begin(self, places: int) -> None:
-        """Where the programs are to look first."""
-        self._state["places"] = places
+    def begin(self, places: int, flows: int) -> None:
+        """Where the programs are to look first, and how many flows get a place there."""
+        self._state["places"], self._state["expected"] = places, flows
 
     def drain(self) -> Array:
         """All flows, in the order of their places; the table is empty then."""
@@ -60,12 +64,22 @@ class _Table:
             self._places.view(np.uint64)[:] = 0
         else:
             places[taken] = np.void(bytes(places.itemsize))
+        waiting = self._recent["claims"][:, :1]
+        recent = self._recent[:, 1:][np.arange(RECENT) < waiting]
+        flows = np.concatenate([each.view(f"V{each.itemsize}") for each in (flows, recent)]).view(flows.dtype)
+        waiting[:] = 0
         self._bits[:] = 0
         self._state.view(np.uint64)[:] = 0
         return flows
 
     def close(self) -> None:
-        del self._places, self._state, self._bits, self._memory  # unmapped when nobody looks at it any more
+        del (
+            self._recent,
+            self._places,
+            self._state,
+            self._bits,
+            self._memory,
+        )  # unmapped when nobody looks any more
         self.map.close()
 
 
@@ -87,12 +101,13 @@ class Generations:
             on_error.callback(self.close)
             self._tables: list[_Table] = []  # the active one first
             for _ in range(2):
-                table = _Table(self._flow, self._most + TABLE_PROBES + others + CATCH_ALL_PROBES)
+                table = _Table(self._flow, self._most + NEAR_PROBES + others + CATCH_ALL_PROBES)
                 self._resources.callback(table.close)
                 self._tables.append(table)
             inner = self._tables[0].map.fd
             outer = Map(syscall.MAP_TYPE_ARRAY_OF_MAPS, 4, 4, 1, "pyflowx_active", inner=inner)
             self.map = self._resources.enter_context(outer)
+            self.numbers[NumberSlot.TABLE_BITS] = self._tables[0].bits
             self._activate(max_flows)  # nobody knows yet
             on_error.pop_all()
 
@@ -114,7 +129,10 @@ class Generations:
     def _activate(self, expected: int) -> None:
         """Returns when no program sees the other one any more."""
         places = max(_FEW, _SPACE * expected)
-        self._tables[0].begin(places if places < self._most // 2 else self._most)  # room for many more, or all
+        if places < self._most // 2:
+            self._tables[0].begin(places, int(places * _LOAD))
+        else:  # room for many more
+            self._tables[0].begin(self._most, self.numbers[NumberSlot.MAX_FLOWS])
         self.map.update(_FIRST, struct.pack("=I", self._tables[0].map.fd))
 
     def close(self) -> None:

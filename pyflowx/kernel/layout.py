@@ -89,13 +89,14 @@ def dtypes(level: str) -> tuple[np.dtype[Any], np.dtype[Any]]:
 
 
 def flow_dtype(key: np.dtype[Any], value: np.dtype[Any]) -> np.dtype[Any]:
-    """struct flow, a place of a table: 160 octets, 168 at level ether. claims: 0 where it is free; jiffy is the
+    """struct flow, a place of a table: 160 octets, 168 at level ether. claims: 0 where it is free; hash is the
     programs' own."""
-    return np.dtype([("claims", "=u4"), ("jiffy", "=u4"), ("key", key), ("value", value)])
+    return np.dtype([("claims", "=u4"), ("hash", "=u4"), ("key", key), ("value", value)])
 
 
-TABLE_STATE_DTYPE = np.dtype([("flows", "=u8"), ("spoiled", "=u8"), ("places", "=u8")])  # struct table_state
-TABLE_PROBES, CATCH_ALL_PROBES, TABLE_WORDS = 128, 8, 16  # of bpf/table.h
+# struct table_state
+TABLE_STATE_DTYPE = np.dtype([("flows", "=u8"), ("spoiled", "=u8"), ("places", "=u8"), ("expected", "=u8")])
+NEAR_PROBES, CATCH_ALL_PROBES, TABLE_WORDS, RECENT = 8, 8, 16, 16  # of bpf/table.h and recent.h
 
 
 class Tunnel(enum.IntEnum):
@@ -156,7 +157,8 @@ class NumberSlot(enum.IntEnum):
     MAX_FLOWS = 9
     PLACES = 10
     CATCH_ALL_PLACES = 11
-    HASH = 12  # and all behind it: one, and one for 32 bits of key
+    TABLE_BITS = 12
+    HASH = 13  # and all behind it: one, and one for 32 bits of key
 
 
 OWN_EXPORT_DTYPE = np.dtype([("address", "u1", 16), ("port", "=u2"), ("any_address", "u1"), ("pad", "u1")])

@@ -244,7 +244,8 @@ class Bench:
             index = struct.pack("=I", self.direction * len(Statistic) + slot)
             cpus = np.frombuffer(self.statistics.lookup(index), STATISTIC_DTYPE)
             if cpus["packets"].any():
-                found[slot] = int(cpus["packets"].sum()), int(cpus["octets"].sum())
+                if packets := int(cpus["packets"].sum()):
+                    found[slot] = packets, int(cpus["octets"].sum())
                 self.statistics.update(index, bytes(self.statistics.value_size))
         return found
 

@@ -1,4 +1,4 @@
-"""The two tables of flows that take turns, as a program fills them (bpf/table.h)."""
+"""The two tables of flows that take turns, as a program fills them (bpf/table.h, bpf/recent.h)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pyflowx.kernel import Statistic, generations
-from pyflowx.kernel.layout import KEY_DTYPE, TABLE_PROBES, NumberSlot
+from pyflowx.kernel.layout import KEY_DTYPE, NEAR_PROBES, RECENT, NumberSlot
 
 spec = importlib.util.spec_from_file_location("wires", Path(__file__).with_name("test_wire.py"))
 wires = importlib.util.module_from_spec(spec)
@@ -54,8 +54,9 @@ def places(bench):
 @pytest.mark.parametrize("counts", [(3, 0, MAX_FLOWS, 7, 7), (MAX_FLOWS, 1)])
 def test_each_drain_has_what_came_since_the_last_one(bench, counts):
     for count in counts:  # many: the table is emptied as a whole
-        run(bench, range(1, count + 1), repeat=2)
+        run(bench, range(1, count + 1))
         assert bench.generations.waiting == count
+        run(bench, range(1, count + 1))
         assert ports(bench.drain()) == dict.fromkeys(range(1, count + 1), 2)
         assert not len(bench.drain()[0])
     assert set(bench.statistic()) == {Statistic.METERED}
@@ -74,13 +75,51 @@ def test_nothing_of_the_last_flow_is_in_the_next_one(bench):
 
 
 def test_what_finds_no_room_is_in_the_catch_all_flow(bench):
-    run(bench, range(1, MAX_FLOWS + 51), repeat=3)
+    many = MAX_FLOWS + 50
+    run(bench, range(1, many + 1))
     keys, values = bench.drain()
     caught = keys["ip_version"] == 0
-    assert values["packets"][caught].tolist() == [150]
     assert (keys["direction"][caught] == 0) & (keys["ifindex"][caught] == keys["ifindex"][~caught][0])
-    assert ports((keys[~caught], values[~caught])) == dict.fromkeys(range(1, MAX_FLOWS + 1), 3)
-    assert bench.statistic()[Statistic.MAP_FULL][0] == 150
+    others = ports((keys[~caught], values[~caught]))
+    assert MAX_FLOWS <= len(others) < MAX_FLOWS + RECENT  # some have not asked for a place yet
+    assert set(others.values()) == {1}
+    metered, full, length = len(others), many - len(others), len(wires.udp_frame(1))
+    assert values["packets"][caught].tolist() == [full]
+    assert bench.statistic() == {
+        Statistic.METERED: (metered, metered * length),
+        Statistic.MAP_FULL: (full, full * length),
+    }
+
+
+def test_packets_in_a_row_are_added_up_before_they_have_a_place(bench):
+    run(bench, [1, 2], repeat=100)
+    assert not places(bench).any()
+    assert bench.generations.waiting == 2
+    assert ports(bench.drain()) == {1: 100, 2: 100}
+    assert not len(bench.drain()[0])
+
+
+def test_flows_in_turn_have_one_place_each(bench):
+    for _ in range(RECENT):
+        run(bench, [1, 2])
+    assert np.count_nonzero(places(bench)) == 2
+    keys, values = bench.drain()
+    assert sorted(keys["src_port"].tolist()) == [1, 2]
+    assert values["packets"].tolist() == [RECENT, RECENT]
+    assert (values["first_ns"] < values["last_ns"]).all()
+
+
+def test_what_finds_no_place_soon_goes_on_waiting(bench):
+    ordinary = bench.generations.numbers[NumberSlot.PLACES] + NEAR_PROBES
+    places(bench)[:ordinary] = 1  # all that a program may look at in one go
+    run(bench, range(1, 101))
+    keys, values = bench.drain()
+    caught = keys["ip_version"] == 0
+    assert np.count_nonzero(caught) <= 1
+    assert np.count_nonzero(~caught) == RECENT - 1
+    assert values["packets"].sum() == 100
+    assert values["packets"][~caught].tolist() == [1] * (RECENT - 1)
+    assert set(bench.statistic()) == {Statistic.METERED, Statistic.MAP_FULL}
 
 
 def test_a_place_that_another_has_claimed_is_stepped_over(bench):
@@ -91,41 +130,44 @@ def test_a_place_that_another_has_claimed_is_stepped_over(bench):
 
 
 def test_a_flow_has_two_entries_where_its_first_one_was_not_complete_yet(bench):
-    run(bench, [1])
-    (taken,) = np.flatnonzero(places(bench))
+    run(bench, range(1, RECENT + 1))
+    taken = np.flatnonzero(places(bench))
+    assert len(taken) == RECENT
     table = bench.generations._tables[0]._places
     table["key"]["complete"][taken] = 0
-    run(bench, [1])
+    run(bench, range(1, RECENT + 1))
     table["key"]["complete"][taken] = 1
     keys, values = bench.drain()
-    assert (keys[0], values["packets"].tolist()) == (keys[1], [1, 1])
+    assert Counter(keys["src_port"].tolist()) == dict.fromkeys(range(1, RECENT + 1), 2)
+    assert set(values["packets"].tolist()) == {1}
 
 
 def test_places_that_are_nobodys_are_free_again_after_a_drain(bench):
     table = bench.generations._tables[0]
     table._places["claims"][:] = 2  # by two at once, so that neither has it
     table._state["spoiled"] = len(table._places)
-    run(bench, [1])
-    assert bench.statistic() == {Statistic.LOST: (1, len(wires.udp_frame(1)))}
-    assert not len(bench.drain()[0])
+    run(bench, range(1, RECENT + 1))
+    assert bench.statistic()[Statistic.LOST] == (1, len(wires.udp_frame(1)))  # the others wait
+    assert ports(bench.drain()) == dict.fromkeys(range(1, RECENT), 1)
     assert not table._places["claims"].any()
     bench.drain()
     run(bench, [1])
     assert ports(bench.drain()) == {1: 1}
 
 
-def test_a_burst_has_the_whole_table_and_then_more_of_it_is_in_use():
-    few, many = generations._FEW, 3 * generations._FEW
+def test_a_burst_has_the_whole_table_and_then_more_of_it_is_in_use(monkeypatch):
+    few, many = 1 << 13, 3 << 13
+    monkeypatch.setattr(generations, "_FEW", few)
     with contextlib.closing(benches.Bench("ingress", 1 << 17)) as bench:
         bench.drain()  # until then all is in use
         run(bench, range(1, few // 4))
-        assert np.flatnonzero(places(bench)).max() < few + TABLE_PROBES
+        assert np.count_nonzero(places(bench)[few + NEAR_PROBES :]) < few // 100
         bench.drain()
         run(bench, range(1, many))
-        assert np.flatnonzero(places(bench)).max() > few + TABLE_PROBES
+        assert np.flatnonzero(places(bench)).max() > few + NEAR_PROBES
         assert ports(bench.drain()) == dict.fromkeys(range(1, many), 1)
         run(bench, range(1, few))
-        assert few < np.flatnonzero(places(bench)).max() < generations._SPACE * many + TABLE_PROBES
+        assert few < np.flatnonzero(places(bench)).max() < generations._SPACE * many + NEAR_PROBES
         assert set(bench.statistic()) == {Statistic.METERED}
 
 
@@ -154,9 +196,9 @@ def test_nobody_can_choose_packets_for_one_place(bench):
     found = []
     for _ in range(2):
         with contextlib.closing(benches.Bench("ingress", MAX_FLOWS)) as other:
-            run(other, range(1, 101))
+            run(other, range(1, 6 * RECENT + 1))
             found.append(np.flatnonzero(places(other)).tolist())
-    assert len(found[0]) == len(found[1]) == 100
+    assert len(found[0]) == len(found[1]) == 6 * RECENT
     assert found[0] != found[1]
 
 

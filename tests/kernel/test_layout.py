@@ -13,9 +13,10 @@ from pyflowx.kernel.compiler import source_folder
 from pyflowx.kernel.layout import (
     CATCH_ALL_PROBES,
     KEY_LEVELS,
+    NEAR_PROBES,
     OWN_EXPORT_DTYPE,
+    RECENT,
     STATISTIC_DTYPE,
-    TABLE_PROBES,
     TABLE_STATE_DTYPE,
     TABLE_WORDS,
     MapSlot,
@@ -102,8 +103,14 @@ def test_the_gates_members_too(gate_types, name):
 
 
 def test_the_tables_numbers_are_the_same():
-    defined = dict(re.findall(r"^#define (\w+)\s+(\d+)\b", (source_folder() / "table.h").read_text(), re.MULTILINE))
-    ours = {"TABLE_PROBES": TABLE_PROBES, "CATCH_ALL_PROBES": CATCH_ALL_PROBES, "TABLE_WORDS": TABLE_WORDS}
+    texts = "".join((source_folder() / name).read_text() for name in ("table.h", "recent.h"))
+    defined = dict(re.findall(r"^#define (\w+)\s+(\d+)\b", texts, re.MULTILINE))
+    ours = {
+        "NEAR_PROBES": NEAR_PROBES,
+        "CATCH_ALL_PROBES": CATCH_ALL_PROBES,
+        "TABLE_WORDS": TABLE_WORDS,
+        "RECENT": RECENT,
+    }
     assert {name: int(defined[name]) for name in ours} == ours
 
 

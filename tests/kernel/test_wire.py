@@ -14,6 +14,7 @@ from collections import Counter
 import pytest
 
 from pyflowx.kernel import Meter, MeterConfig, Statistic
+from pyflowx.kernel.layout import RECENT
 
 pytestmark = pytest.mark.kernel
 
@@ -92,18 +93,21 @@ def test_a_full_map_keeps_the_totals(wire, sender):
     with wire.near, Meter(MeterConfig(["v"], hook="tc", max_flows=1000)) as meter:
         before = wire.near.counters("v")
         meter.attach()
-        drains = []
+        drains, full = [], 0
         for _ in range(3):
             frames.send()
             drains.append(meter.drain())
         assert_equal(meter, drains, before, wire.near.counters("v"))
         for keys, values in drains:
             catch_all = keys["ip_version"] == 0
-            assert (catch_all.sum(), len(keys)) == (1, 1001)
-            assert values["packets"][catch_all] == 4000
+            assert catch_all.sum() == 1
+            others = len(keys) - 1
+            assert 1000 <= others < 1000 + RECENT * os.cpu_count()  # some have not asked for a place yet
+            assert values["packets"][catch_all] == 5000 - others
+            full += 5000 - others
             assert keys["ifindex"][catch_all] == keys["ifindex"][~catch_all][0]
             assert 0 < values["first_ns"][catch_all] < values["last_ns"][catch_all]
-        assert meter.statistics()["map_full"] == (12000, 12000 * len(udp_frame(0)))
+        assert meter.statistics()["map_full"] == (full, full * len(udp_frame(0)))
         assert len(meter.drain()[0]) == 0
 
 
@@ -128,8 +132,10 @@ def as_merged(address, drains):
         for key, value in zip(keys, values, strict=True):
             src, dst = (address(key["ip_version"], key[side].tobytes()) for side in ("src", "dst"))
             name = (int(key["ip_version"]), src, dst, *(int(key[field]) for field in KEY[3:]))
-            assert name not in found
-            found[name] = [int(value[field]) for field in ("packets", "octets", "tcp_flags")]
+            flow = found.setdefault(name, [0, 0, 0])  # it may be there twice
+            flow[0] += int(value["packets"])
+            flow[1] += int(value["octets"])
+            flow[2] |= int(value["tcp_flags"])
     return found
 
 
