@@ -19,6 +19,8 @@
 #define RECENT 16
 #define AFTER_COUNTERS                                                                             \
 	((sizeof(struct flow_value) - __builtin_offsetof(struct flow_value, first_ns)) / 8)
+#define FIRST_WORDS                                                                                \
+	((sizeof(struct flow_value) - __builtin_offsetof(struct flow_value, fragment_id)) / 4)
 #define SETTLE_STEPS 64 /* places that are looked at in one go: more than one flow may need */
 
 /*
@@ -96,6 +98,21 @@ static __always_inline void add_counters(struct flow_value *to, const struct flo
 	__sync_fetch_and_add(&to->l2_octets, from->l2_octets);
 }
 
+/* Those that wait do not come to their places in the order in which they came here. */
+static __always_inline void set_first(struct flow_value *to, const struct flow_value *from)
+{
+	const __u32 *words = &from->fragment_id;
+	__u32 *to_words = &to->fragment_id;
+
+	to->first_ns = from->first_ns;
+	to->icmp_type = from->icmp_type;
+	to->icmp_code = from->icmp_code;
+	to->mpls_depth = from->mpls_depth;
+#pragma unroll
+	for (__u32 i = 0; i < FIRST_WORDS; i++)
+		to_words[i] = words[i];
+}
+
 /*
  * Sums are atomic. The rest goes without a lock: atomic OR came with Linux 5.12 and minimum and
  * maximum have none. At worst two CPUs that meet the same flow in the same nanoseconds lose a bit
@@ -104,7 +121,8 @@ static __always_inline void add_counters(struct flow_value *to, const struct flo
 static __always_inline void add(struct flow_value *to, const struct flow_value *from)
 {
 	add_counters(to, from);
-	to->first_ns ^= (to->first_ns ^ from->first_ns) & if_less(from->first_ns, to->first_ns);
+	if (from->first_ns < to->first_ns)
+		set_first(to, from);
 	to->last_ns ^= (to->last_ns ^ from->last_ns) & if_less(to->last_ns, from->last_ns);
 	widen(to, from);
 }

@@ -76,7 +76,8 @@ class FlowTable:
     ``key_dtype`` and ``value_dtype`` are structured, each a multiple of 8 octets, padding zeroed in keys.
     ``merges`` gives each field of the values its rule: a ufunc (``np.add``, ``np.minimum``, ``np.maximum``,
     ``np.bitwise_or``), :data:`KEEP`, or the name of a counter: then the first value stays whose counter was not 0.
-    Fields without a rule (padding) keep their first value too. The values have ``first_ns`` and ``last_ns``, on the
+    Fields without a rule (padding) keep their first value too. First is, of the deltas that come together, the one
+    with the least ``first_ns``. The values have ``first_ns`` and ``last_ns``, on the
     same clock as the ``now_ns`` of :meth:`expire`. A flow that ``active_ns`` cuts leaves the table; what it counts
     next begins a new record. ``ending``: how flows are known to have ended by themselves.
     """
@@ -212,9 +213,10 @@ class FlowTable:
         return rows
 
     def _combine(self, deltas: U64, prefix: U64, position: Array) -> tuple[U64, Array]:
-        """Merge deltas of the same key; ``position`` is where each came from, so that the first one is kept. Also
-        the places among ``deltas`` that they have: those of the same ``prefix`` stay together."""
-        order = np.lexsort((position, *(deltas[:, word] for word in range(self._words)), prefix))
+        """Merge deltas of the same key in the order of time, ``position`` where that is the same, so that what began
+        first is kept. Also the places among ``deltas`` that they have: those of a ``prefix`` stay together."""
+        first_ns = self._view(deltas)["value"]["first_ns"]
+        order = np.lexsort((position, first_ns, *(deltas[:, word] for word in range(self._words)), prefix))
         deltas = deltas[order]
         begins = np.ones(len(deltas), bool)
         begins[1:] = (deltas[1:, : self._words] != deltas[:-1, : self._words]).any(axis=1)

@@ -66,7 +66,7 @@ class Model:
         self.flows = {}
 
     def update(self, rows):
-        for number, packets, octets, first, last, flags, ttl, kind in rows:
+        for number, packets, octets, first, last, flags, ttl, kind in sorted(rows, key=lambda row: row[3]):
             old = self.flows.get(number)
             if old is None:
                 self.flows[number] = (packets, octets, first, last, flags, ttl, ttl, kind)
@@ -262,7 +262,7 @@ def test_the_first_value_with_a_count_stays(steps):
     kinds = {}
     for rows in steps:
         rows = [(number, packets % 2, *rest) for number, packets, *rest in rows]
-        for number, packets, *_, kind in rows:
+        for number, packets, *_, kind in sorted(rows, key=lambda row: row[3]):
             if packets:
                 kinds.setdefault(number, kind)
         ours.update(*deltas(rows))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
 
 from pyflowx.kernel import Statistic, generations
 from pyflowx.kernel.layout import KEY_DTYPE, NEAR_PROBES, RECENT, NumberSlot
@@ -107,6 +109,24 @@ def test_flows_in_turn_have_one_place_each(bench):
     assert sorted(keys["src_port"].tolist()) == [1, 2]
     assert values["packets"].tolist() == [RECENT, RECENT]
     assert (values["first_ns"] < values["last_ns"]).all()
+
+
+def test_what_the_first_packet_says_is_kept(bench):
+    """Those that wait do not come to their places in the order of time."""
+
+    def tcp(flags, **more):
+        return bytes(Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(sport=1, dport=2, flags=flags, **more))
+
+    for round in range(2):  # while they wait, and when the flow has a place
+        bench.program.test_run(tcp("S", options=[("MSS", 1400)]))
+        run(bench, [1])
+        bench.program.test_run(tcp("A"))
+        run(bench, range(2, RECENT + 1) if round else [])
+        keys, values = bench.drain()
+        of_flow = values[keys["protocol"] == 6]
+        assert len(of_flow) == (1 if round else 2)
+        assert of_flow["tcp_mss"][of_flow["first_ns"].argmin()] == 1400
+        assert of_flow["packets"].sum() == 2
 
 
 def test_what_finds_no_place_soon_goes_on_waiting(bench):
