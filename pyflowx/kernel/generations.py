@@ -55,22 +55,25 @@ class _Table:
         self._state["places"], self._state["expected"] = places, flows
 
     def drain(self) -> Array:
-        """All flows, in the order of their places; the table is empty then."""
+        """All flows: those that have a place, in the order of their places, and those that wait. The table is empty
+        then."""
         taken = np.flatnonzero(np.unpackbits(self._bits.copy().view(np.uint8), bitorder="little"))
+        waiting = self._recent["claims"][:, :1]
+        recent = self._recent[:, 1:][np.arange(RECENT) < waiting]
         # as octets without structure: NumPy copies fields one by one
-        places = self._places.view(f"V{self._places.itemsize}")
-        flows = np.take(places, taken).view(self._places.dtype)
+        opaque = np.dtype(f"V{self._places.itemsize}")
+        places = self._places.view(opaque)
+        flows = np.empty(len(taken) + len(recent), opaque)
+        np.take(places, taken, out=flows[: len(taken)], mode="clip")  # "raise" would copy once more
+        flows[len(taken) :] = recent.view(opaque)
         if len(taken) > _WHOLE * len(places) or self._state["spoiled"][0]:
             self._places.view(np.uint64)[:] = 0
         else:
             places[taken] = np.void(bytes(places.itemsize))
-        waiting = self._recent["claims"][:, :1]
-        recent = self._recent[:, 1:][np.arange(RECENT) < waiting]
-        flows = np.concatenate([each.view(f"V{each.itemsize}") for each in (flows, recent)]).view(flows.dtype)
         waiting[:] = 0
         self._bits[:] = 0
         self._state.view(np.uint64)[:] = 0
-        return flows
+        return flows.view(self._places.dtype)
 
     def close(self) -> None:
         del (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -195,6 +196,7 @@ def test_programs_on_several_processors_lose_nothing(bench):
     frames, rounds = [wires.udp_frame(number) for number in range(1, 201)], 300
 
     def work():
+        os.sched_setaffinity(0, bench.processors)
         for _ in range(rounds):
             for frame in frames:
                 bench.program.test_run(frame)
