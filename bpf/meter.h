@@ -62,17 +62,18 @@ static __always_inline void reduce(struct packet *packet)
 		key->vlan = key->inner_vlan = 0;
 }
 
-static __always_inline enum statistic_slot add_to_flow(struct cursor *cursor, struct packet *packet)
+/* Whether the packet is in a flow now; it is counted as soon as that has a place. */
+static __always_inline int add_to_flow(struct cursor *cursor, struct packet *packet)
 {
 	__u32 zero = 0, first = TABLE_RECENT + bpf_get_smp_processor_id() * (1 + RECENT);
 	void *flows = bpf_map_lookup_elem(MAP(MAP_FLOWS), &zero);
 	struct flow *head, *recent;
 
 	if (!flows)
-		return STATISTIC_LOST;
+		return 0;
 	head = entry(flows, first++);
 	if (!head)
-		return STATISTIC_LOST;
+		return 0;
 	packet->jiffy = bpf_jiffies64();
 	cursor->pos = cursor->start; /* where parsing ended makes no difference to the verifier */
 	reduce(packet);
@@ -80,20 +81,20 @@ static __always_inline enum statistic_slot add_to_flow(struct cursor *cursor, st
 	recent = entry(flows,
 		       first + head->claims - 1); /* where none waits, `head`: no flow's key */
 	if (!recent)
-		return STATISTIC_LOST;
+		return 0;
 	if (is_same(&recent->key, &packet->key)) {
 		add_packet(recent, packet);
-		return STATISTIC_METERED;
+		return 1;
 	}
 	describe_first(cursor, packet);
 	cursor->pos = cursor->start;
 	recent = entry(flows, first + head->claims);
 	if (!recent)
-		return STATISTIC_LOST;
+		return 0;
 	begin_recent(recent, packet);
 	if (++head->claims >= RECENT)
 		settle(flows, head, first, unknown_zero(cursor));
-	return STATISTIC_METERED;
+	return 1;
 }
 
 #ifdef PACKETS
@@ -133,8 +134,11 @@ static __always_inline void account(struct cursor *cursor, struct packet *packet
 	if (slot == STATISTIC_METERED || slot == STATISTIC_NOT_IP || slot == STATISTIC_MALFORMED)
 		slot = hand_over(cursor, packet, tag);
 #else
-	if (slot == STATISTIC_METERED)
-		slot = add_to_flow(cursor, packet);
+	if (slot == STATISTIC_METERED) {
+		if (add_to_flow(cursor, packet))
+			return;
+		slot = STATISTIC_LOST;
+	}
 #endif
 	count(slot, direction, packet->value.packets, packet->value.l2_octets);
 }

@@ -7,8 +7,9 @@
  *
  * Of each CPU there are an entry whose `claims` says how many wait, and RECENT for them; in theirs,
  * `claims` is the jiffy in which last_ns was written. Programs run with bottom halves off, so that
- * none comes between another and its entries. User space drains what waits with the rest; a flow
- * may then be there twice.
+ * none comes between another and its entries. User space drains what waits with the rest: a flow
+ * may then be there twice, and the statistics lack its packets, which are counted when it has a
+ * place.
  */
 #ifndef PYFLOWX_RECENT_H
 #define PYFLOWX_RECENT_H
@@ -21,7 +22,8 @@
 	((sizeof(struct flow_value) - __builtin_offsetof(struct flow_value, first_ns)) / 8)
 #define FIRST_WORDS                                                                                \
 	((sizeof(struct flow_value) - __builtin_offsetof(struct flow_value, fragment_id)) / 4)
-#define SETTLE_STEPS 64 /* places that are looked at in one go: more than one flow may need */
+#define PROBES	     (NEAR_PROBES + FAR_PROBES + CATCH_ALL_PROBES)
+#define SETTLE_STEPS (PROBES + 24) /* places that are looked at in one go */
 
 /*
  * The clock costs as much as the look-up. Busy flows read it for one packet in 32 and in each jiffy
@@ -35,7 +37,7 @@ static __always_inline int needs_clock(const struct flow *recent, const struct p
 }
 
 /* A number of which the verifier learns nothing when this is compared. */
-static __always_inline __u64 same(__u64 number, __u64 zero)
+static __always_inline __u64 unseen(__u64 number, __u64 zero)
 {
 	number += zero;
 	asm volatile("" : "+r"(number));
@@ -141,22 +143,11 @@ static __always_inline void begin_flow(struct flow *flow, const struct flow *rec
 	publish(flow, &recent->key);
 }
 
-/* It was counted where it did not get in the end. */
-static __always_inline void recount(const struct flow *recent, enum statistic_slot from,
-				    enum statistic_slot to)
-{
-	__u64 packets = recent->value.packets, octets = recent->value.l2_octets;
-
-	count(from, recent->key.direction, -packets, -octets);
-	count(to, recent->key.direction, packets, octets);
-}
-
 /* No room: the catch-all flow of the interface and direction keeps totals right. */
 static __always_inline void make_catch_all(struct flow *recent)
 {
 	__u32 ifindex = recent->key.ifindex, direction = recent->key.direction;
 
-	recount(recent, STATISTIC_METERED, STATISTIC_MAP_FULL);
 	__builtin_memset(&recent->key, 0, sizeof(recent->key));
 	recent->key.ifindex = ifindex;
 	recent->key.direction = direction;
@@ -218,71 +209,121 @@ enum part {
 };
 
 /*
- * Brings what waits to its places, the last one first; what is left when the steps are used up goes
- * on waiting. `zero` is one of which the verifier does not know it: the numbers that it is added to
- * are the same to the verifier on all ways to a step, so that it looks at each step once.
+ * The search for one flow's place. `zero` is one of which the verifier does not know it: the
+ * numbers that it is added to are the same to the verifier on all ways to a step, so that it looks
+ * at each step once.
+ */
+struct search {
+	__u64 zero;
+	__u64 in_use; /* places */
+	__u64 part;
+	__u64 place;
+	__u64 left; /* places of this part that may still be looked at */
+	__u64 most; /* flows in the table, up to which a new one may have a free place */
+	__u64 hash;
+	__u32 slot; /* enum statistic_slot, if it is found here */
+};
+
+static __always_inline void begin_search(struct search *search, const struct table_state *state,
+					 const struct flow *recent)
+{
+	search->part = PART_NEAR + search->zero;
+	search->hash = recent->hash;
+	search->place = near_place(search->hash, search->in_use) + search->zero;
+	search->left = NEAR_PROBES + search->zero;
+	search->most = state->expected;
+	search->slot = STATISTIC_METERED;
+}
+
+static __always_inline void next_far_place(struct search *search, const struct flow *recent)
+{
+	search->hash = next_hash(search->hash, recent->hash);
+	search->place = far_place(search->hash, search->in_use) + search->zero;
+}
+
+/* Whether the flow has a place now: it was there, or the place was free. */
+static __always_inline int take_place(void *flows, struct table_state *state,
+				      const struct search *search, struct flow *flow,
+				      const struct flow *recent)
+{
+	if (is_same(&flow->key, &recent->key)) {
+		add(&flow->value, &recent->value);
+		return 1;
+	}
+	if (flow->claims || state->flows >= search->most || !claim(flow, state))
+		return 0;
+	__sync_fetch_and_add(&state->flows, 1);
+	mark(flows, search->place);
+	begin_flow(flow, recent);
+	return 1;
+}
+
+/* The next place to look at. Nothing is behind one that is free but not for this flow. */
+static __always_inline int next_place(struct search *search, const struct flow *flow,
+				      struct flow *recent)
+{
+	__u64 zero = search->zero;
+
+	if (flow->claims && unseen(search->left, zero) > 1) {
+		search->left += zero - 1;
+		if (unseen(search->part, zero) == PART_FAR)
+			next_far_place(search, recent);
+		else
+			search->place += zero + 1;
+		return 1;
+	}
+	if (unseen(search->part, zero) == PART_NEAR) {
+		search->part = PART_FAR + zero;
+		search->left = FAR_PROBES + zero;
+		search->most = NUMBER(NUMBER_MAX_FLOWS) + zero;
+		next_far_place(search, recent);
+		return 1;
+	}
+	if (unseen(search->part, zero) == PART_FAR) {
+		make_catch_all(recent);
+		search->part = PART_CATCH_ALL + zero;
+		search->place = catch_all_place(&recent->key) + zero;
+		search->left = CATCH_ALL_PROBES + zero;
+		search->most = ~0ULL + zero;
+		search->slot = STATISTIC_MAP_FULL;
+		return 1;
+	}
+	search->slot = STATISTIC_LOST;
+	return 0;
+}
+
+/*
+ * Brings what waits to its places, the last one first, each to the end of its search; what is left
+ * when too few steps are left for another one goes on waiting.
  */
 static __always_inline void settle(void *flows, struct flow *head, __u32 first, __u64 zero)
 {
-	__u64 waiting = head->claims + zero, in_use, part, place, left, most, hash;
-	struct flow *recent = entry(flows, first + waiting - 1), *flow;
+	struct flow *recent = entry(flows, first + head->claims - 1), *flow;
 	struct table_state *state = state_of(flows);
+	struct search search = {.zero = zero};
+	__u64 waiting = head->claims + zero;
 
 	if (!state || !waiting || !recent)
 		return;
-	in_use = state->places;
-	fetch(flows, first, in_use);
-	part = PART_NEAR + zero;
-	hash = recent->hash;
-	place = near_place(hash, in_use) + zero;
-	left = NEAR_PROBES + zero;
-	most = state->expected;
+	search.in_use = state->places;
+	fetch(flows, first, search.in_use);
+	begin_search(&search, state, recent);
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < SETTLE_STEPS; i++) {
-		flow = entry(flows, place);
+		flow = entry(flows, search.place);
 		if (!flow)
 			break;
-		if (is_same(&flow->key, &recent->key)) {
-			add(&flow->value, &recent->value);
-		} else if (!flow->claims && state->flows < most && claim(flow, state)) {
-			__sync_fetch_and_add(&state->flows, 1);
-			mark(flows, place);
-			begin_flow(flow, recent);
-		} else if (flow->claims && same(left, zero) > 1) {
-			left += zero - 1;
-			place += zero + 1;
-			hash = next_hash(hash, recent->hash);
-			if (same(part, zero) == PART_FAR)
-				place = far_place(hash, in_use) + zero;
-			continue;
-		} else if (same(part, zero) == PART_NEAR) {
-			part = PART_FAR + zero;
-			hash = next_hash(hash, recent->hash);
-			place = far_place(hash, in_use) + zero;
-			left = FAR_PROBES + zero;
-			most = NUMBER(NUMBER_MAX_FLOWS) + zero;
-			continue;
-		} else if (same(part, zero) == PART_FAR) {
-			if (i >= SETTLE_STEPS - CATCH_ALL_PROBES)
-				break; /* a catch-all flow must not go on waiting */
-			make_catch_all(recent);
-			part = PART_CATCH_ALL + zero;
-			place = catch_all_place(&recent->key) + zero;
-			left = CATCH_ALL_PROBES + zero;
-			most = ~0ULL + zero;
-			continue;
-		} else {
-			recount(recent, STATISTIC_MAP_FULL, STATISTIC_LOST);
+		if (!take_place(flows, state, &search, flow, recent)) {
+			if (next_place(&search, flow, recent))
+				continue;
 		}
+		count(search.slot, recent->key.direction, recent->value.packets,
+		      recent->value.l2_octets);
 		waiting += zero - 1;
 		recent = entry(flows, first + waiting - 1);
-		if (!waiting || !recent)
+		if (!waiting || !recent || i >= SETTLE_STEPS - PROBES)
 			break;
-		part = PART_NEAR + zero;
-		hash = recent->hash;
-		place = near_place(hash, in_use) + zero;
-		left = NEAR_PROBES + zero;
-		most = state->expected;
+		begin_search(&search, state, recent);
 	}
 	head->claims = waiting;
 }

@@ -21,12 +21,12 @@
 #include "maps.h"
 
 #define NEAR_PROBES	 8  /* places that are looked at for a flow in the part that is in use, */
-#define FAR_PROBES	 32 /* and then elsewhere */
+#define FAR_PROBES	 24 /* and then elsewhere */
 #define CATCH_ALL_PROBES 8
 #define TABLE_WORDS	 16		    /* of 64 bits; a power of 2 */
 #define HASH_MIX_1	 0x9e3779b97f4a7c15 /* odd, half of the bits set */
 #define HASH_MIX_2	 0xd6e8feb86659fd93
-#define FAR_STEP	 0x915f77f5 /* a multiplier of a congruential generator (L'Ecuyer, 1999) */
+#define FAR_STEP	 0x915f77f5 /* a multiplier of a congruential generator (Steele, Vigna, 2021) */
 #define CATCH_ALL_BEGIN	 (NUMBER(NUMBER_PLACES) + NEAR_PROBES)
 #define TABLE_STATE	 (CATCH_ALL_BEGIN + NUMBER(NUMBER_CATCH_ALL_PLACES) + CATCH_ALL_PROBES)
 #define TABLE_BITS	 (TABLE_STATE + 1)

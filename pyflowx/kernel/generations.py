@@ -54,12 +54,16 @@ class _Table:
         """Where the programs are to look first, and how many flows get a place there."""
         self._state["places"], self._state["expected"] = places, flows
 
-    def drain(self) -> Array:
-        """All flows: those that have a place, in the order of their places, and those that wait. The table is empty
+    def waiting(self) -> Array:
+        """The flows that wait for a place, of all processors."""
+        counts = self._recent["claims"][:, :1]
+        return self._recent[:, 1:][np.arange(RECENT) < counts]
+
+    def drain(self) -> tuple[Array, int]:
+        """All flows, those that have a place and then those that wait, and how many these are. The table is empty
         then."""
         taken = np.flatnonzero(np.unpackbits(self._bits.copy().view(np.uint8), bitorder="little"))
-        waiting = self._recent["claims"][:, :1]
-        recent = self._recent[:, 1:][np.arange(RECENT) < waiting]
+        recent = self.waiting()
         # as octets without structure: NumPy copies fields one by one
         opaque = np.dtype(f"V{self._places.itemsize}")
         places = self._places.view(opaque)
@@ -70,10 +74,10 @@ class _Table:
             self._places.view(np.uint64)[:] = 0
         else:
             places[taken] = np.void(bytes(places.itemsize))
-        waiting[:] = 0
+        self._recent["claims"][:, 0] = 0
         self._bits[:] = 0
         self._state.view(np.uint64)[:] = 0
-        return flows.view(self._places.dtype)
+        return flows.view(self._places.dtype), len(recent)
 
     def close(self) -> None:
         del (
@@ -99,6 +103,8 @@ class Generations:
             NumberSlot.PLACES: self._most,
             NumberSlot.CATCH_ALL_PLACES: others,
         } | {NumberSlot.HASH + word: secrets.randbits(64) for word in range(1 + key.itemsize // 4)}
+        self.metered = [(0, 0), (0, 0)]
+        """By direction: packets and layer 2 octets that the programs had not counted yet when they were drained."""
         self._resources = ExitStack()
         with ExitStack() as on_error:
             on_error.callback(self.close)
@@ -125,9 +131,16 @@ class Generations:
         expected = self.waiting  # as many as there were now
         self._tables.reverse()
         self._activate(expected)
-        words = self._tables[1].drain().view(np.uint64).reshape(-1, self._flow.itemsize // 8)
+        flows, uncounted = self._tables[1].drain()
+        self._count(flows[len(flows) - uncounted :])
+        words = flows.view(np.uint64).reshape(-1, self._flow.itemsize // 8)
         value = self._flow.itemsize // 8 - self._value.itemsize // 8  # NumPy copies words quicker than fields
         return words[:, 1:value].copy().view(self._key)[:, 0], words[:, value:].copy().view(self._value)[:, 0]
+
+    def _count(self, flows: Array) -> None:
+        for direction, (packets, octets) in enumerate(self.metered):
+            ours = flows["value"][flows["key"]["direction"] == direction]
+            self.metered[direction] = packets + int(ours["packets"].sum()), octets + int(ours["l2_octets"].sum())
 
     def _activate(self, expected: int) -> None:
         """Returns when no program sees the other one any more."""

@@ -126,12 +126,14 @@ class Meter:
 
     def statistics(self, direction: str | None = None) -> dict[str, tuple[int, int]]:
         """(packets, layer 2 octets) since the start by :class:`~pyflowx.kernel.layout.Statistic` in lower
-        case, of one direction (``ingress``, ``egress``) or of both. May be called after detach()."""
+        case, of one direction (``ingress``, ``egress``) or of both. The last few packets are in it when they are
+        drained. May be called after detach()."""
         totals = np.zeros((2, len(Statistic), 2), np.uint64)
         for index in np.ndindex(2, len(Statistic)):
             slot = struct.pack("=I", index[0] * len(Statistic) + index[1])
             cpus = np.frombuffer(self._statistics.lookup(slot), STATISTIC_DTYPE)
             totals[index] = cpus["packets"].sum(), cpus["octets"].sum()
+        totals[:, Statistic.METERED] += np.array(self._generations.metered, np.uint64)
         sides = {None: slice(0, 2), "ingress": slice(0, 1), "egress": slice(1, 2)}
         packets, octets = totals[sides[direction]].sum(axis=0).T.tolist()
         return {slot.name.lower(): (packets[slot], octets[slot]) for slot in Statistic}

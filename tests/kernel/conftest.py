@@ -200,6 +200,7 @@ class Bench:
     }
 
     def __init__(self, kind, entries=1 << 12, link="ethernet", table=None, **config):
+        self.counted = 0
         self.processors = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(self.processors)})
         program_type, file, name = self.KINDS[kind]
@@ -241,16 +242,18 @@ class Bench:
         return self.generations.drain()
 
     def statistic(self):
-        """Slot -> (packets, octets), of those that are not 0, since the last call."""
-        found = {}
+        """Slot -> (packets, octets), of those that are not 0, since the last call; what waits for a place is
+        metered."""
+        totals = np.zeros((len(Statistic), 2), np.int64)
         for slot in Statistic:
             index = struct.pack("=I", self.direction * len(Statistic) + slot)
             cpus = np.frombuffer(self.statistics.lookup(index), STATISTIC_DTYPE)
-            if cpus["packets"].any():
-                if packets := int(cpus["packets"].sum()):
-                    found[slot] = packets, int(cpus["octets"].sum())
-                self.statistics.update(index, bytes(self.statistics.value_size))
-        return found
+            totals[slot] = cpus["packets"].sum(), cpus["octets"].sum()
+        totals[Statistic.METERED] += self.generations.metered[self.direction]
+        values = self.generations._tables[0].waiting()["value"]
+        totals[Statistic.METERED] += int(values["packets"].sum()), int(values["l2_octets"].sum())
+        new, self.counted = totals - self.counted, totals
+        return {slot: tuple(new[slot].tolist()) for slot in Statistic if new[slot, 0]}
 
     def close(self):
         parts = (self.program, self.ring, self.own, self.sampling, self.fragments, self.statistics)
