@@ -24,6 +24,7 @@ U64 = npt.NDArray[np.uint64]
 
 ROW_BITS = 26  # of an index entry; the other 38 are the upper bits of the hash
 MAX_FLOWS = 1 << (ROW_BITS - 1)
+CHUNK = 1 << 17  # deltas that are merged in one go: their columns are of a size that the allocator keeps
 _ROW_MASK = np.uint64((1 << ROW_BITS) - 1)
 _HASH_MASK = ~_ROW_MASK
 
@@ -125,8 +126,9 @@ class FlowTable:
         """Add deltas (n keys, n values; a key may come twice). Returns what had to leave for lack of room:
         the flows that are longest without a packet."""
         ended = []
-        for start in range(0, len(keys), self._max_flows):
-            chunk = slice(start, start + self._max_flows)
+        size = min(self._max_flows, CHUNK)
+        for start in range(0, len(keys), size):
+            chunk = slice(start, start + size)
             self._add(keys[chunk], values[chunk])
             if len(self) > self._max_flows:
                 ended.append(self._evict(len(self) - self._max_flows))
