@@ -189,7 +189,9 @@ def test_a_burst_has_the_whole_table_and_then_more_of_it_is_in_use(monkeypatch):
         assert np.flatnonzero(places(bench)).max() > few + NEAR_PROBES
         assert ports(bench.drain()) == dict.fromkeys(range(1, many), 1)
         run(bench, range(1, few))
-        assert few < np.flatnonzero(places(bench)).max() < generations._SPACE * many + NEAR_PROBES
+        taken = np.flatnonzero(places(bench))
+        assert np.count_nonzero(taken > few) > len(taken) // 2
+        assert np.count_nonzero(taken > generations._SPACE * many + NEAR_PROBES) < few // 100  # eight in a row are rare
         assert set(bench.statistic()) == {Statistic.METERED}
 
 
