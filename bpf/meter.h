@@ -78,8 +78,8 @@ static __always_inline int add_to_flow(struct cursor *cursor, struct packet *pac
 	cursor->pos = cursor->start; /* where parsing ended makes no difference to the verifier */
 	reduce(packet);
 	packet->key.complete = 1;
-	recent = entry(flows,
-		       first + head->claims - 1); /* where none waits, `head`: no flow's key */
+	/* the last one; where none waits that is `head`, which has no flow's key */
+	recent = entry(flows, first + head->claims - 1);
 	if (!recent)
 		return 0;
 	if (is_same(&recent->key, &packet->key)) {

@@ -154,11 +154,6 @@ static __always_inline void make_catch_all(struct flow *recent)
 	recent->key.complete = 1;
 }
 
-static __always_inline struct flow *entry(void *flows, __u32 index)
-{
-	return bpf_map_lookup_elem(flows, &index);
-}
-
 /* Lines of memory that an update reads. */
 static __always_inline void touch(const struct flow *flow)
 {
@@ -313,10 +308,9 @@ static __always_inline void settle(void *flows, struct flow *head, __u32 first, 
 		flow = entry(flows, search.place);
 		if (!flow)
 			break;
-		if (!take_place(flows, state, &search, flow, recent)) {
-			if (next_place(&search, flow, recent))
-				continue;
-		}
+		if (!take_place(flows, state, &search, flow, recent) &&
+		    next_place(&search, flow, recent))
+			continue;
 		count(search.slot, recent->key.direction, recent->value.packets,
 		      recent->value.l2_octets);
 		waiting += zero - 1;

@@ -57,7 +57,7 @@ static __always_inline __u32 hash_of(const struct flow_key *key)
 #define KEY_WORDS     (sizeof(struct flow_key) / 8)
 #define COMPLETE_WORD (__builtin_offsetof(struct flow_key, complete) / 8)
 
-/* `ours` is on the stack, and volatile so that the compiler makes no second copy of it there. */
+/* `ours` may be on the stack: volatile, so that the compiler makes no second copy of it there. */
 static __always_inline int is_same(const struct flow_key *key, const struct flow_key *ours)
 {
 	const __u64 *words = (const __u64 *)key;
@@ -95,11 +95,16 @@ static __always_inline int claim(struct flow *flow, struct table_state *state)
 	return 0;
 }
 
+/* Of the array; what is there depends on the index. */
+static __always_inline void *entry(void *flows, __u32 index)
+{
+	return bpf_map_lookup_elem(flows, &index);
+}
+
 /* That it is taken. */
 static __always_inline void mark(void *flows, __u32 place)
 {
-	__u32 index = TABLE_BITS + place / (TABLE_WORDS * 64);
-	__u64 *bits = bpf_map_lookup_elem(flows, &index);
+	__u64 *bits = entry(flows, TABLE_BITS + place / (TABLE_WORDS * 64));
 
 	if (bits)
 		__sync_fetch_and_add(&bits[place / 64 & (TABLE_WORDS - 1)], 1ULL << (place & 63));
@@ -107,9 +112,7 @@ static __always_inline void mark(void *flows, __u32 place)
 
 static __always_inline struct table_state *state_of(void *flows)
 {
-	__u32 index = TABLE_STATE;
-
-	return bpf_map_lookup_elem(flows, &index);
+	return entry(flows, TABLE_STATE);
 }
 
 /*

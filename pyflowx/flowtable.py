@@ -78,9 +78,9 @@ class FlowTable:
     ``merges`` gives each field of the values its rule: a ufunc (``np.add``, ``np.minimum``, ``np.maximum``,
     ``np.bitwise_or``), :data:`KEEP`, or the name of a counter: then the first value stays whose counter was not 0.
     Fields without a rule (padding) keep their first value too. First is, of the deltas that come together, the one
-    with the least ``first_ns``. The values have ``first_ns`` and ``last_ns``, on the
-    same clock as the ``now_ns`` of :meth:`expire`. A flow that ``active_ns`` cuts leaves the table; what it counts
-    next begins a new record. ``ending``: how flows are known to have ended by themselves.
+    with the least ``first_ns``. The values have ``first_ns`` and ``last_ns``, on the same clock as the ``now_ns`` of
+    :meth:`expire`. A flow that ``active_ns`` cuts leaves the table; what it counts next begins a new record.
+    ``ending``: how flows are known to have ended by themselves.
     """
 
     def __init__(

@@ -80,13 +80,8 @@ class _Table:
         return flows.view(self._places.dtype), len(recent)
 
     def close(self) -> None:
-        del (
-            self._recent,
-            self._places,
-            self._state,
-            self._bits,
-            self._memory,
-        )  # unmapped when nobody looks any more
+        # unmapped when nobody looks at it any more
+        del self._recent, self._places, self._state, self._bits, self._memory
         self.map.close()
 
 
