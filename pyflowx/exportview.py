@@ -7,8 +7,8 @@ Sections of a snapshot (:mod:`pyflowx.live`) of the role ``export``; all counts 
 - ``pipeline``: the way from the interface to the collector, as in :mod:`pyflowx.collectview`. Stages: ``hook`` (packets
   that do not parse), ``map`` (packets whose flow found no room), ``socket`` (Messages that the kernel refused),
   ``network`` (reports that a Message did not arrive).
-- ``hooks``: what is attached: ``interface``, ``ifindex``, ``hook`` (``xdp``, ``xdp-generic``, ``tc``), ``direction``,
-  ``note``. ``statistics``: packets and octets by outcome.
+- ``hooks``: what is attached: ``interface``, ``ifindex``, ``hook`` (``xdp``, ``xdp-generic``, ``tcx``, ``tc``),
+  ``direction``, ``note``. ``statistics``: packets and octets by outcome.
 - ``programs``: ``program``, ``runs`` (that were measured), ``nanoseconds`` (of these) and ``mean_ns`` (a packet; null
   where none was measured) of each that is loaded.
 - ``map``: the kernel's map of flows: ``flows`` that the last drain found in it, ``max_flows``, ``inserts_failed``

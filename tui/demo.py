@@ -287,9 +287,9 @@ class DemoExporter:
             ],
             "hooks": [
                 {"interface": "eth0", "ifindex": 2, "hook": "xdp", "direction": "ingress", "note": ""},
-                {"interface": "eth0", "ifindex": 2, "hook": "tc", "direction": "egress", "note": ""},
-                {"interface": "wg0", "ifindex": 5, "hook": "tc", "direction": "ingress", "note": ""},
-                {"interface": "wg0", "ifindex": 5, "hook": "tc", "direction": "egress", "note": ""},
+                {"interface": "eth0", "ifindex": 2, "hook": "tcx", "direction": "egress", "note": ""},
+                {"interface": "wg0", "ifindex": 5, "hook": "tcx", "direction": "ingress", "note": ""},
+                {"interface": "wg0", "ifindex": 5, "hook": "tcx", "direction": "egress", "note": ""},
             ],
             "programs": [
                 {"program": name, "runs": runs, "nanoseconds": runs * ns, "mean_ns": float(ns)}

@@ -200,9 +200,9 @@ class MeterHooks(Hooks):
     def _attach_tc(self, links: Links, undo: ExitStack, ifindex: int, side: str) -> str:
         program = self._programs.load(self._tc_hook(links, ifindex, side))
         program_id = self._claim(ifindex, side, program)
-        links.attach_tc(ifindex, program, side)
+        hook = links.attach_tc(ifindex, program, side)
         undo.callback(links.detach_tc, ifindex, side, program_id)
-        return "tc"
+        return hook
 
     def _attach_xdp(self, links: Links, undo: ExitStack, interface: str, ifindex: int) -> tuple[str, str]:
         """The hook and what there is to say of it; no hook where ``auto`` leaves ingress to TC: no native XDP, not

@@ -1,9 +1,10 @@
-"""Attaches programs to interfaces by netlink, and detaches no one else's.
+"""Attaches programs to interfaces, and detaches no one else's.
 
-*Ours* is told from foreign by name: XDP programs are called ``pyflowx_...``, TC filters
-``pyflowx/<program id>``. Ours is *live* while its process holds the abstract Unix socket of that
-program id (:class:`Claim`); the kernel closes it with the process, however that ends. What is ours and
-not live was left over and is removed. Such sockets belong to a network namespace, as interfaces do.
+At TCX (Linux 6.6) programs go with their process. At XDP, and at TC before that, they stay, attached by
+netlink. *Ours* is told from foreign by name: XDP programs are called ``pyflowx_...``, TC filters
+``pyflowx/<program id>``. Ours is *live* while its process holds the abstract Unix socket of that program id
+(:class:`Claim`); the kernel closes it with the process, however that ends. What is ours and not live was left
+over and is removed. Such sockets belong to a network namespace, as interfaces do.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple, Self
 from pyflowx.batch import V4_MAPPED
 from pyflowx.errors import ConfigError, KernelError
 from pyflowx.kernel.netlink import Link, Netlink
-from pyflowx.kernel.syscall import PRIVILEGE, TCX_EGRESS, TCX_INGRESS, Program, tcx_programs
+from pyflowx.kernel.syscall import PRIVILEGE, TCX_EGRESS, TCX_INGRESS, Program, TcxLink
 
 _UPDATE_IF_NOEXIST, _SKB_MODE, _DRV_MODE, _REPLACE = 1, 2, 4, 16  # XDP_FLAGS_*, linux/if_link.h
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of clsact, linux/pkt_sched.h
@@ -33,8 +34,8 @@ _IP_TYPES = (512, 519, 768, 769, 776, 778, 823, 65534)
 
 
 class Attachment(NamedTuple):
-    """A program at a hook: ``xdp`` (native), ``xdp-generic`` or ``tc``; ``ingress`` or ``egress``. ``note`` names the
-    foreign program for which ``auto`` left XDP alone, or what the kernel does not take."""
+    """A program at a hook: ``xdp`` (native), ``xdp-generic``, ``tcx`` or ``tc``; ``ingress`` or ``egress``. ``note``
+    names the foreign program for which ``auto`` left XDP alone, or what the kernel does not take."""
 
     interface: str
     ifindex: int
@@ -82,6 +83,7 @@ class Links:
 
     def __init__(self) -> None:
         self._netlink = Netlink()
+        self._tcx: dict[tuple[int, str, int], TcxLink] = {}  # by interface, direction, program
         self._clsact: set[int] = set()  # interfaces whose clsact goes when its last filter goes
         self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         self._news.bind((0, _NEWS))
@@ -96,12 +98,16 @@ class Links:
         self.close()
 
     def close(self) -> None:
+        """What is at TCX is taken off."""
+        for link in self._tcx.values():
+            link.close()
         self._news.close()
         self._netlink.close()
 
     def changed(self) -> bool:
-        """Whether the kernel has had news of links, addresses, qdiscs or filters since the last call."""
-        found = False
+        """Whether the kernel has had news of links, addresses, qdiscs or filters since the last call; of what is taken
+        off TCX it tells nobody."""
+        found = not all(link.is_attached() for link in self._tcx.values())
         while True:
             try:
                 self._news.recv(_NEWS_LEN)
@@ -141,6 +147,8 @@ class Links:
 
     def is_attached(self, at: Attachment, program_id: int) -> bool:
         """Whether the program is still where it was attached."""
+        if at.hook == "tcx":
+            return self._tcx[at.ifindex, at.direction, program_id].is_attached()
         if at.hook == "tc":
             return any(found == program_id for found in self.filters(at.ifindex, at.direction).values())
         try:
@@ -196,14 +204,23 @@ class Links:
         ours = {filter.handle: re.fullmatch(r"pyflowx/(\d+)", filter.name) for filter in found}
         return {handle: int(name[1]) if name else None for handle, name in ours.items()}
 
-    def attach_tc(self, ifindex: int, program: Program, direction: str) -> None:
-        """Put the program before all filters."""
-        ahead = tcx_programs(ifindex, _TCX[direction])
-        if ahead:
-            raise KernelError(
-                f"{describe(ahead[0])} is attached at TCX {direction} and may decide on packets before we see them; "
-                "detach it, or use --hook xdp for ingress"
-            )
+    def attach_tc(self, ifindex: int, program: Program, direction: str) -> str:
+        """Put the program before all others. The hook: ``tcx``, or ``tc`` where the kernel has no TCX."""
+        if self._attach_tcx(ifindex, program, direction):
+            return "tcx"
+        self._attach_filter(ifindex, program, direction)
+        return "tc"
+
+    def _attach_tcx(self, ifindex: int, program: Program, direction: str) -> bool:
+        try:
+            self._tcx[ifindex, direction, program.info().id] = TcxLink(program, ifindex, _TCX[direction])
+        except OSError as error:
+            if self._code(error) == errno.EINVAL:
+                return False
+            raise KernelError(f"cannot attach at TCX {direction}: {error.strerror}") from error
+        return True
+
+    def _attach_filter(self, ifindex: int, program: Program, direction: str) -> None:
         self._add_clsact(ifindex)
         program_id = program.info().id
         try:
@@ -216,7 +233,12 @@ class Links:
             ) from error
 
     def detach_tc(self, ifindex: int, direction: str, program_id: int) -> None:
-        """Remove the filter of a program of ours, and clsact with the last one where it was made for us."""
+        """Take a program of ours off TCX, or remove its filter, and clsact with the last one where it was made for
+        us."""
+        link = self._tcx.pop((ifindex, direction, program_id), None)
+        if link is not None:
+            link.close()
+            return
         parent = _PARENTS[direction]
         for handle in [handle for handle, found in self.filters(ifindex, direction).items() if found == program_id]:
             with contextlib.suppress(OSError):

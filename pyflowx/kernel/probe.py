@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import socket
 import struct
@@ -19,9 +20,10 @@ from pyflowx.kernel.gate import Gate, GateConfig
 from pyflowx.kernel.headers import find_headers
 from pyflowx.kernel.meter import Meter
 from pyflowx.kernel.steering import Steering
-from pyflowx.kernel.syscall import Map, Program
+from pyflowx.kernel.syscall import Map, Program, TcxLink
 
 _ANSWER = struct.pack("<BBhi", 0xB7, 0, 0, 2) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = 2; exit
+_NOWHERE = (1 << 31) - 1  # no interface has that number
 _AF_XDP = 44  # which Python's socket module does not name
 _FUNCTION = 1 << 20  # no helper has that number
 _CALL = struct.pack("<BBhi", 0x85, 0, 0, _FUNCTION) + struct.pack("<BBhi", 0x95, 0, 0, 0)
@@ -119,6 +121,16 @@ def _tc() -> str:
     return _load(syscall.PROG_TYPE_SCHED_CLS)
 
 
+def _tcx() -> str:
+    with Program.load(syscall.PROG_TYPE_SCHED_CLS, "probe", _ANSWER, {}) as program:
+        try:
+            TcxLink(program, _NOWHERE, syscall.TCX_INGRESS).close()
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # which says that only the interface is missing
+                raise
+    return "works"
+
+
 def _functions() -> str:
     kind = syscall.PROG_TYPE_SCHED_CLS
     Program.load(kind, "probe", _CALL, {}, functions={_FUNCTION: _ANSWER}).close()
@@ -161,6 +173,7 @@ _FEATURES: tuple[tuple[str, str, str, Callable[[], str]], ...] = (
     ("compiled programs", "", "export", _compiled),
     ("programs at XDP", "4.8", "--hook xdp", _xdp),
     ("programs at TC", "4.5", "export", _tc),
+    ("programs at TCX", "6.6", "TC at less cost", _tcx),
     ("maps of maps", "4.12", "export", _maps),
     ("arrays in our own memory", "5.5", "export", _mapped),
     ("LRU hash", "4.10", "later fragments", _lru),

@@ -28,8 +28,8 @@ Buffer = ctypes.Array[ctypes.c_char]
 _CALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351, "armv7l": 386}
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD = 0, 1, 2, 3, 5
-_PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD, _PROG_QUERY = 10, 13, 15, 16
-_BTF_LOAD, _LOOKUP_BATCH, _ENABLE_STATS = 18, 24, 32
+_PROG_TEST_RUN, _PROG_FD_BY_ID, _INFO_BY_FD = 10, 13, 15
+_BTF_LOAD, _LOOKUP_BATCH, _LINK_CREATE, _ENABLE_STATS = 18, 24, 28, 32
 
 MAP_TYPE_HASH, MAP_TYPE_ARRAY, MAP_TYPE_PERCPU_ARRAY, MAP_TYPE_LRU_HASH = 1, 2, 6, 9
 MAP_TYPE_LPM_TRIE, MAP_TYPE_ARRAY_OF_MAPS, MAP_TYPE_XSKMAP = 11, 12, 17
@@ -40,6 +40,7 @@ NO_PREALLOC = 1
 MMAPABLE = 1 << 10
 XDP_HAS_FRAGS = 1 << 5
 TCX_INGRESS, TCX_EGRESS = 46, 47
+_BEFORE = 1 << 3  # with no other program: before all
 
 _ATTR_LEN = 192
 _INFO_LEN = 256
@@ -313,6 +314,20 @@ class Program(_Descriptor):
         return TestRun(struct.unpack_from("=I", attr, 4)[0], struct.unpack_from("=I", attr, 36)[0])
 
 
+class TcxLink(_Descriptor):
+    """A program at TCX (Linux 6.6) of an interface of this network namespace, before all that are there, for as long
+    as this is open: the kernel takes it off where we do not. OSError EINVAL where the kernel has no TCX."""
+
+    def __init__(self, program: Program, ifindex: int, attach_type: int) -> None:
+        super().__init__(_call(_LINK_CREATE, _attr("4I", program.fd, ifindex, attach_type, _BEFORE)))
+
+    def is_attached(self) -> bool:
+        """Not where the interface is no more, or somebody has detached it."""
+        info = ctypes.create_string_buffer(_INFO_LEN)
+        _call(_INFO_BY_FD, _attr("IIQ", self.fd, _INFO_LEN, ctypes.addressof(info)))
+        return struct.unpack_from("=I", info, 16)[0] != 0  # the interface
+
+
 def load_btf(types: bytes, strings: bytes) -> _Descriptor:
     """Types for the kernel (Documentation/bpf/btf.rst): encoded ones, and their names."""
     header = struct.pack("=HBB5I", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
@@ -321,19 +336,6 @@ def load_btf(types: bytes, strings: bytes) -> _Descriptor:
         return _Descriptor(_call(_BTF_LOAD, _attr("QQI", ctypes.addressof(data), 0, len(data))))
     except OSError as error:
         raise refused("cannot load types", error, since="4.18") from error
-
-
-def tcx_programs(ifindex: int, attach_type: int) -> list[int]:
-    """The ids of the TCX programs of an interface, which run before the filters of clsact; none before Linux 6.6."""
-    ids = (ctypes.c_uint32 * 64)()
-    attr = _attr("4IQI", ifindex, attach_type, 0, 0, ctypes.addressof(ids), len(ids))
-    try:
-        _call(_PROG_QUERY, attr)
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOENT):
-            return []
-        raise refused("cannot list TCX programs", error) from error
-    return list(ids[: struct.unpack_from("=I", attr, 24)[0]])
 
 
 def enable_statistics() -> _Descriptor:

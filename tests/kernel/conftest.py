@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attached import attached
 
 from pyflowx.kernel import MeterConfig, Statistic, syscall
 from pyflowx.kernel.compiler import compile_programs, source_folder
@@ -25,6 +26,7 @@ from pyflowx.kernel.gate import Gate, GateConfig
 from pyflowx.kernel.gate_layout import Outcome
 from pyflowx.kernel.generations import Generations
 from pyflowx.kernel.layout import FRAGMENT_KEY_LEN, FRAGMENT_LEN, OWN_EXPORT_DTYPE, STATISTIC_DTYPE, MapSlot, dtypes
+from pyflowx.kernel.links import Links
 from pyflowx.kernel.programs import FILES, macros, numbers
 from pyflowx.kernel.samples import PacketRing
 from pyflowx.kernel.syscall import Map, Program
@@ -80,11 +82,8 @@ class Namespace:
         return {**counted, "lost": stats["tx"]["dropped"]}
 
     def attached(self):
-        """What is attached to any link: XDP programs, clsact qdiscs and filters."""
-        links = json.loads(self.ip("-d", "-j", "link", "show"))
-        found = [link["xdp"] for link in links if "xdp" in link]
-        found += [qdisc for qdisc in json.loads(self.tc("-j", "qdisc", "show")) if qdisc["kind"] == "clsact"]
-        return found
+        """What is attached to any link."""
+        return attached(self.name)
 
 
 class Wire:
@@ -115,6 +114,12 @@ class Wire:
         namespace = Namespace(name)
         stack.callback(run, "ip", "netns", "del", name)
         return namespace
+
+
+@pytest.fixture
+def no_tcx(monkeypatch):
+    """As on Linux before 6.6: TC is a filter of clsact."""
+    monkeypatch.setattr(Links, "_attach_tcx", lambda *_: False)
 
 
 @pytest.fixture

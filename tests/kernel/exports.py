@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import re
 import socket
@@ -12,18 +11,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
+import demo
 import numpy as np
 import pytest
+from attached import attached as attached_to
 
 from pyflowx.batch import Datagrams
 from pyflowx.transport.udp import UdpReceiver, UdpSender
 from pyflowx.wire import Decoder
-
-spec = importlib.util.spec_from_file_location("demo", Path(__file__).parents[1] / "demo.py")
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
 
 HERE, THERE, PORT = demo.HERE, demo.THERE, 4739
 COLLECTOR = "198.51.100.2"
@@ -107,11 +103,9 @@ def summary(program):
     return {line.split()[1].strip(":"): [int(n) for n in re.findall(r"\d+", line)] for line in program.messages}
 
 
-def attached(namespace=HERE):
-    """What is attached to the links of the namespace: programs and clsact qdiscs."""
-    links = json.loads(demo.run("ip", "-n", namespace, "-d", "-j", "link", "show"))
-    qdiscs = json.loads(demo.run("tc", "-n", namespace, "-j", "qdisc", "show"))
-    return [link["xdp"] for link in links if "xdp" in link] + [q for q in qdiscs if q["kind"] == "clsact"]
+def attached():
+    """What is attached to the links that are metered."""
+    return attached_to(HERE)
 
 
 def listen(stack, namespace, host, ports):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+from attached import TC, tcx
 
 from pyflowx.errors import ConfigError, KernelError
 from pyflowx.kernel import Meter, MeterConfig, syscall
@@ -23,7 +24,10 @@ pytestmark = pytest.mark.kernel
 
 EXPORTER = """
 import sys, time
-from pyflowx.kernel import Meter, MeterConfig
+from pyflowx.kernel import Meter, MeterConfig, links
+if sys.argv[1] == "clsact":
+    links.Links._attach_tcx = lambda *_: False
+    sys.argv[1] = "tc"
 meter = Meter(MeterConfig(["v"], hook=sys.argv[1], max_flows=100))
 meter.attach()
 print("attached", flush=True)
@@ -85,45 +89,54 @@ def tap(wire):
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("hook", ["tc", "xdp"])
-def test_nothing_stays_at_the_end(wire, hook):
+@pytest.mark.parametrize("hook", ["tc", "xdp", "clsact"])
+def test_nothing_stays_at_the_end(wire, hook, request):
+    if hook == "clsact":
+        request.getfixturevalue("no_tcx")
     with wire.near:
-        with Meter(small(hook)) as meter:
-            meter.attach()
-            assert len(wire.near.attached()) == (2 if hook == "xdp" else 1)
+        with Meter(small("tc" if hook == "clsact" else hook)) as meter:
+            egress = meter.attach()[1]
+            assert egress.hook == ("tc" if hook == "clsact" else TC)
+            clsact_only = egress.hook == "tc" and hook != "xdp"
+            assert len(wire.near.attached()) == (1 if clsact_only else 2)
             meter.detach()
             assert wire.near.attached() == []
             meter.detach()
         assert wire.near.attached() == []
 
 
-@pytest.mark.parametrize("hook", ["tc", "xdp"])
+@pytest.mark.parametrize("hook", ["xdp", "clsact"])
 def test_left_overs_of_a_dead_exporter_are_removed(wire, exporter, hook):
     process = exporter(hook)
     process.send_signal(signal.SIGKILL)
     process.wait()
     left = wire.near.attached()
-    assert len(left) == (2 if hook == "xdp" else 1)
-    with wire.near, Meter(small(hook)) as meter:
+    assert len(left) == (1 if hook == "clsact" or TC == "tcx" else 2)
+    with wire.near, Meter(small("xdp" if hook == "xdp" else "tc")) as meter:
         meter.attach()
-        assert hook != "xdp" or wire.near.attached()[0] != left[0]
-        for direction in ("ingress", "egress"):
-            filters = wire.near.tc("filter", "show", "dev", "v", direction).count("pyflowx/")
-            assert filters == (0 if hook == "xdp" and direction == "ingress" else 1)
+        assert left[0] not in wire.near.attached()
         send(3)
         assert udp_packets(meter) >= 3
     assert wire.near.attached() == []
 
 
-def test_two_exporters_on_one_interface_both_see_everything(wire, exporter):
+def test_at_tcx_nothing_is_left_over(wire, exporter):
     process = exporter("tc")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(wire.near.attached()) == (0 if TC == "tcx" else 1)
+
+
+@pytest.mark.parametrize("hook", ["tc", "clsact"])
+def test_two_exporters_on_one_interface_both_see_everything(wire, exporter, hook):
+    process = exporter(hook)
     with wire.near:
         with Meter(small()) as meter:
             meter.attach()
             send(5)
             assert udp_packets(meter) == 5
             process.terminate()
-            process.wait()  # without a handler SIGTERM leaves its filters behind, which are not ours to remove now
+            process.wait()  # without a handler SIGTERM leaves its filters at clsact behind, not ours to remove now
             send(5)
             assert udp_packets(meter) == 5
         with Meter(small()) as meter:
@@ -175,19 +188,19 @@ def test_a_foreign_xdp_program_is_named_and_stays(wire):
 def test_auto_is_native_xdp_where_the_driver_has_it_and_tc_where_it_is_taken(wire, tap):
     with wire.near:
         with Meter(small("auto", tap)) as meter:
-            assert [(a.hook, a.direction) for a in meter.attach()] == [("xdp", "ingress"), ("tc", "egress")]
+            assert [(a.hook, a.direction) for a in meter.attach()] == [("xdp", "ingress"), (TC, "egress")]
         assert wire.near.attached() == []
         with stranger(syscall.PROG_TYPE_XDP, 2) as foreign, Links() as links:
             ifindex = links.index(tap)
             links.attach_xdp(ifindex, foreign, native=True)
             with Meter(small("auto", tap)) as meter:
-                assert [(a.hook, a.direction) for a in meter.attach()] == [("tc", "ingress"), ("tc", "egress")]
+                assert [(a.hook, a.direction) for a in meter.attach()] == [(TC, "ingress"), (TC, "egress")]
             assert links.xdp(ifindex)[1] == foreign.info().id
 
 
 def test_auto_takes_tc_on_veth(wire):
     with wire.near, Meter(small("auto")) as meter:
-        assert [a.hook for a in meter.attach()] == ["tc", "tc"]
+        assert [a.hook for a in meter.attach()] == [TC, TC]
 
 
 def test_a_filter_may_ask_for_what_only_ethernet_has(wire):
@@ -233,16 +246,21 @@ def test_foreign_filters_stay_and_hide_nothing_from_us(wire):
             assert wire.near.tc("filter", "show", "dev", "v", direction).count("handle") == 1
 
 
-def test_a_tcx_program_is_named(wire):
+@pytest.mark.skipif(TC != "tcx", reason="probe: this kernel has no TCX")
+def test_foreign_programs_at_tcx_stay_and_hide_nothing_from_us(wire):
+    """One that ends the classification, there before us: ours goes before it."""
     bpf_prog_attach, tcx_pass = 8, 0
     with wire.near, stranger(syscall.PROG_TYPE_SCHED_CLS, tcx_pass) as foreign, Links() as links:
-        attr = syscall._attr("4I", links.index("v"), foreign.fd, syscall.TCX_EGRESS, 0)
-        syscall._call(bpf_prog_attach, attr)
-        with Meter(small()) as meter, pytest.raises(KernelError, match=r"\(stranger\) is attached at TCX egress"):
+        ifindex = links.index("v")
+        for attach_type in (syscall.TCX_INGRESS, syscall.TCX_EGRESS):
+            syscall._call(bpf_prog_attach, syscall._attr("4I", ifindex, foreign.fd, attach_type, 0))
+        with Meter(small()) as meter:
             meter.attach()
-        assert wire.near.attached() == []
-        with Meter(small(direction="ingress")) as meter:
-            assert len(meter.attach()) == 1
+            send(4)
+            assert udp_packets(meter) == 4
+            ours = meter.run_statistics()["egress"].id
+            assert tcx(wire.near.name, ifindex, syscall.TCX_EGRESS) == [ours, foreign.info().id]
+        assert wire.near.attached() == [foreign.info().id] * 2
 
 
 def test_on_an_error_nothing_stays_attached(wire):

@@ -12,6 +12,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from attached import TC
 
 from pyflowx.errors import KernelError
 from pyflowx.kernel import Meter, MeterConfig
@@ -56,7 +57,7 @@ def test_packets_without_ethernet_header_are_metered(wire, tun, packets):
     with wire.near, Meter(MeterConfig(["tun"])) as meter:
         before = wire.near.counters("tun")
         attached = meter.attach()
-        assert [(at.hook, at.direction) for at in attached] == [("tc", "ingress"), ("tc", "egress")]
+        assert [(at.hook, at.direction) for at in attached] == [(TC, "ingress"), (TC, "egress")]
         for packet in names.values():
             os.write(tun, packet)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:

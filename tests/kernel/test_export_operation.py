@@ -9,6 +9,7 @@ import sys
 import urllib.request
 
 import pytest
+from attached import TC
 from prometheus_client.parser import text_string_to_metric_families
 
 from pyflowx.live import FeedReader
@@ -65,7 +66,7 @@ def test_packets_are_in_metrics_and_feed_and_doctor(exporter, wire):
     with wire.near, urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url) as answer:
         found = samples(answer.read().decode())
     assert found["pyflowx_metered_packets_total",] >= 10
-    assert found["pyflowx_attached", "ingress", "tc", "v"] == found["pyflowx_attached", "egress", "tc", "v"] == 1
+    assert found["pyflowx_attached", "ingress", TC, "v"] == found["pyflowx_attached", "egress", TC, "v"] == 1
     assert found["pyflowx_program_runs_total", "ingress"] >= 5 and found["pyflowx_map_max_flows",] == 1 << 18
     assert found["pyflowx_hook_packets_total", "metered"] >= found["pyflowx_metered_packets_total",]
     assert found["pyflowx_exported_flows_total", "IDLE_TIMEOUT"] >= 2

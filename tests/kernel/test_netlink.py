@@ -28,7 +28,7 @@ def filters(route, index, parent):
     return [each for each in route.get_filters(index=index, parent=parent) if each.get_attr("TCA_OPTIONS")]
 
 
-def test_it_finds_what_we_attach(wire, route):
+def test_it_finds_what_we_attach(wire, route, no_tcx):
     index = route.link_lookup(ifname="v")[0]
     with wire.near, Meter(MeterConfig(["v"], hook="xdp", max_flows=64)) as meter:
         meter.attach()

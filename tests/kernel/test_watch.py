@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 import pytest
+from attached import TC
 
 from pyflowx.kernel import LinkChange, Meter, MeterConfig, syscall
 from pyflowx.kernel.links import Links
@@ -12,6 +14,7 @@ from pyflowx.kernel.syscall import Program
 
 pytestmark = pytest.mark.kernel
 
+BPF_LINK_DETACH = 34
 PASS_XDP = b"\xb7\0\0\0\2\0\0\0\x95\0\0\0\0\0\0\0"  # r0 = XDP_PASS; exit
 
 
@@ -35,9 +38,12 @@ def remake(wire):
     wire.wait_for_silence()
 
 
-@pytest.fixture(params=["tc", "xdp"])
+@pytest.fixture(params=["tc", "xdp", "clsact"])
 def meter(wire, request):
-    with wire.near, Meter(MeterConfig(["v"], hook=request.param, max_flows=100)) as meter:
+    if request.param == "clsact":
+        request.getfixturevalue("no_tcx")
+    hook = "xdp" if request.param == "xdp" else "tc"
+    with wire.near, Meter(MeterConfig(["v"], hook=hook, max_flows=100)) as meter:
         meter.attach()
         meter.watch()  # of what attaching itself changed
         meter.drain()
@@ -59,7 +65,7 @@ def test_nothing_happens(wire, meter):
 
 def test_an_interface_that_comes_back_is_metered_again(wire, meter):
     send(3)
-    first = meter.attachments[0].ifindex
+    hooks, first = [at.hook for at in meter.attachments], meter.attachments[0].ifindex
     wire.near.ip("link", "del", "v")
     assert meter.watch() == [LinkChange("v", first, "gone")]
     assert meter.attachments == []
@@ -69,7 +75,7 @@ def test_an_interface_that_comes_back_is_metered_again(wire, meter):
     assert events(meter) == [("v", "attached")]
     second = meter.attachments[0].ifindex
     assert second != first
-    assert [at.hook for at in meter.attachments] == [meter.config.hook, "tc"]
+    assert [at.hook for at in meter.attachments] == hooks
     meter.drain()
     send(5)
     keys, values = meter.drain()
@@ -105,12 +111,23 @@ def test_the_catch_all_of_the_new_interface_is_there_when_the_map_is_full(wire, 
     assert meter.statistics()["lost"][0] == 0
 
 
-@pytest.mark.parametrize("what", ["qdisc", "filter"])
+def detach(number):
+    """What ``bpftool link detach`` does, of one of this process's links."""
+    links = [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fdinfo/{fd}")]
+    links = [fd for fd in links if os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:bpf_link"]
+    syscall._call(BPF_LINK_DETACH, syscall._attr("I", int(links[number])))
+
+
+@pytest.mark.parametrize("what", ["first", "second"])
 def test_what_somebody_has_removed_is_put_back(wire, meter, what):
-    if what == "qdisc":
+    hook = meter.attachments[1].hook
+    if hook == "tcx":
+        detach(0 if what == "first" else -1)
+    elif what == "first":
         wire.near.tc("qdisc", "del", "dev", "v", "clsact")
     else:
         wire.near.tc("filter", "del", "dev", "v", "egress")
+    assert [at.hook for at in meter.attachments][1] == hook
     assert events(meter) == [("v", "restored")]
     send(4)
     assert udp_packets(meter) == 4
@@ -123,7 +140,7 @@ def test_an_xdp_program_that_somebody_has_removed_is_put_back(wire):
         meter.watch()
         wire.near.ip("link", "set", "dev", "v", "xdp", "off")
         assert events(meter) == [("v", "restored")]
-        assert [at.hook for at in meter.attachments] == ["xdp", "tc"]
+        assert [at.hook for at in meter.attachments] == ["xdp", TC]
         assert meter.watch() == []
 
 
@@ -189,6 +206,6 @@ def test_auto_says_which_program_it_left_xdp_to(wire):
     with foreign, wire.near, Links() as links, Meter(MeterConfig(["tap"], max_flows=100)) as meter:
         links.attach_xdp(links.index("tap"), foreign, native=True)
         ingress, egress = meter.attach()
-        assert (ingress.hook, egress.note) == ("tc", "")
+        assert (ingress.hook, egress.note) == (TC, "")
         assert ingress.note == f"program {foreign.info().id} (stranger) is attached at XDP of tap"
     os.close(descriptor)

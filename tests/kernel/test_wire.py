@@ -12,6 +12,7 @@ import time
 from collections import Counter
 
 import pytest
+from attached import TC
 
 from pyflowx.kernel import Meter, MeterConfig, Statistic
 from pyflowx.kernel.layout import RECENT
@@ -64,7 +65,7 @@ def test_no_packet_is_lost_while_the_maps_swap(wire, sender, hook):
     with wire.near, Meter(MeterConfig(["v"], hook=hook, max_flows=8192)) as meter:
         before = wire.near.counters("v")
         attachments = meter.attach()
-        assert [(a.hook, a.direction) for a in attachments] == [(hook, "ingress"), ("tc", "egress")]
+        assert [(a.hook, a.direction) for a in attachments] == [({"tc": TC}.get(hook, hook), "ingress"), (TC, "egress")]
         threads = [threading.Thread(target=each.send, args=(rounds,)) for each in senders]
         for thread in threads:
             thread.start()
@@ -301,7 +302,7 @@ def test_udp_segmentation_is_unfolded(wire, family, side):
         assert (flow["length_min"].tolist(), flow["length_max"].tolist()) == ([7 + headers], [1000 + headers])
 
 
-@pytest.mark.parametrize(("hook", "expected"), [("auto", "tc"), ("tc", "tc"), ("xdp", "xdp-generic")])
+@pytest.mark.parametrize(("hook", "expected"), [("auto", TC), ("tc", TC), ("xdp", "xdp-generic")])
 def test_on_loopback_each_packet_counts_once(wire, hook, expected):
     with wire.near, Meter(MeterConfig(["lo"], hook=hook)) as meter:
         before = wire.near.counters("lo")
@@ -348,8 +349,8 @@ def test_two_interfaces_and_one_direction(wire, sender):
     with wire.near, Meter(MeterConfig(["v", "lo", "v"], direction="egress")) as meter:
         attachments = meter.attach()
         assert [(a.interface, a.hook, a.direction) for a in attachments] == [
-            ("v", "tc", "egress"),
-            ("lo", "tc", "egress"),
+            ("v", TC, "egress"),
+            ("lo", TC, "egress"),
         ]
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
             out.bind(("127.0.0.1", 0))

@@ -252,7 +252,7 @@ def test_the_demo_has_every_section_filled(demo: list[list[dict[str, Any]]]) -> 
     assert {"BAD_SET_LENGTH", "UNKNOWN_VERSION", "HELD_DATA"} <= set(collect["counters"]["problems"])
     assert any(datagram["problems"] for snapshot in demo[0] for datagram in snapshot["datagrams"])
     assert {row["src_country"] for row in collect["flows"]["rows"] if "src_country" in row}
-    assert {hook["hook"] for hook in export["hooks"]} == {"xdp", "tc"}
+    assert {hook["hook"] for hook in export["hooks"]} == {"xdp", "tcx"}
 
 
 def test_counts_of_the_demo_only_grow(demo: list[list[dict[str, Any]]]) -> None:

@@ -37,8 +37,10 @@ def collected(collect):
 
 
 def attached(machine):
+    """Whether there is anything at XDP and at TC (Linux 6.6: TCX, which a process has as a descriptor)."""
     (link,) = json.loads(machine.run("ip -d -j link show dev eth1"))
-    return "xdp" in link, "clsact" in machine.run("tc qdisc show dev eth1")
+    tcx = machine.run("grep -ls 'link_type:.*tcx' /proc/[0-9]*/fdinfo/* || true")
+    return "xdp" in link, bool(tcx) or "clsact" in machine.run("tc qdisc show dev eth1")
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_native_xdp_and_tc_count_what_the_interface_counts(wire, generator, expo
     collect = collector.start("collect", f"pyflowx collect -H {COLLECTOR} -p 4739 -f common")
     exporter.run("ip link set eth1 down")
     export = exporter.start("export", EXPORT)
-    export.wait_for("metering eth1 egress (tc)")
+    export.wait_for("metering eth1 egress (tcx*)")
     export.wait_for("metering eth1 ingress (xdp)")  # xdp-generic is what a driver without it gets
     collect.wait_for("listening on .* UDP port 4739")
     assert attached(exporter) == (True, True)
