@@ -325,7 +325,8 @@ class TcxLink(_Descriptor):
         """Not where the interface is no more, or somebody has detached it."""
         info = ctypes.create_string_buffer(_INFO_LEN)
         _call(_INFO_BY_FD, _attr("IIQ", self.fd, _INFO_LEN, ctypes.addressof(info)))
-        return struct.unpack_from("=I", info, 16)[0] != 0  # the interface
+        ifindex: int = struct.unpack_from("=I", info, 16)[0]
+        return ifindex != 0
 
 
 def load_btf(types: bytes, strings: bytes) -> _Descriptor:
