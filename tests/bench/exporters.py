@@ -1,5 +1,5 @@
 """CPU time and loss of exporters beside each other: ``python tests/bench/exporters.py [packets/s...] [part of a
-name...]``. Needs root.
+name...] [x5]``, the last for five rounds and their medians: on a shared host one round says little. Needs root.
 RustFlow is one of them where its program is in the PATH, or where the variable RUSTFLOW says.
 
 Two namespaces joined by veth. Far sends UDP frames of 65,536 flows (100 octets each, in an order of their own) at a
@@ -21,6 +21,7 @@ import re
 import shutil
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -266,25 +267,46 @@ def measure(load: Load, rate: int, candidate: Candidate) -> tuple[float, float, 
     return usage.ru_utime + usage.ru_stime - before, cpu, seconds, collector.end(), packets
 
 
+def row(name: str, rate: float, process: float, kernel: float, lost: float, missing: float) -> None:
+    costs = f"{process:8.2f} {kernel:8.2f} {process + kernel:8.2f}"
+    print(f"{name:<14}{rate:9,.0f} {costs} {lost:>9.3%} {missing:>9.3%}", flush=True)
+
+
+def compare(load: Load, rate: int, candidates: dict[str, Candidate], rounds: int) -> None:
+    """Of all candidates, one after the other, and that again."""
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
+    before, _ = sending(load, rate)
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            process, kernel, seconds, told, packets = measure(load, rate, candidate)
+            after, _ = sending(load, rate)
+            kernel, before = max(0.0, kernel - (before + after) / 2), after
+            figures = PACKETS / seconds, process, kernel, 1 - told / PACKETS, 1 - packets / PACKETS
+            found[name].append(figures)
+            row(name, *figures)
+    if rounds > 1:
+        print("median")
+        for name, each in found.items():
+            row(name, *map(statistics.median, zip(*each, strict=True)))
+
+
 def main() -> None:
-    rates = [int(word) for word in sys.argv[1:] if re.fullmatch(r"\d+", word)] or RATES
-    wanted = [word.lower() for word in sys.argv[1:] if not re.fullmatch(r"\d+", word)] or [""]
+    words = sys.argv[1:]
+    rates = [int(word) for word in words if word.isdecimal()] or RATES
+    rounds = [int(word[1:]) for word in words if re.fullmatch(r"x\d+", word)] or [1]
+    wanted = [word.lower() for word in words if not re.fullmatch(r"x?\d+", word)] or [""]
     load = Load()
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         build(stack)
         print(f"{PACKETS:,} packets of {FLOWS:,} flows; CPU seconds")
         print(f"{'':<14}{'rate':>9} {'process':>8} {'kernel':>8} {'sum':>8} {'lost':>9} {'not there':>9}")
+        candidates = {
+            name: candidate
+            for name, candidate in exporters(folder).items()
+            if any(word in name.lower() for word in wanted)
+        }
         for rate in rates:
-            before, _ = sending(load, rate)
-            for name, candidate in exporters(folder).items():
-                if not any(word in name.lower() for word in wanted):
-                    continue
-                process, kernel, seconds, told, packets = measure(load, rate, candidate)
-                after, _ = sending(load, rate)
-                kernel, before = max(0.0, kernel - (before + after) / 2), after
-                lost, missing = f"{1 - told / PACKETS:.3%}", f"{1 - packets / PACKETS:.3%}"
-                costs = f"{process:8.2f} {kernel:8.2f} {process + kernel:8.2f}"
-                print(f"{name:<14}{PACKETS / seconds:9,.0f} {costs} {lost:>9} {missing:>9}", flush=True)
+            compare(load, rate, candidates, rounds[0])
 
 
 if __name__ == "__main__":
