@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import importlib.util
 import json
 import os
 import socket
 import struct
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
+import demo
 import numpy as np
 import pytest
 from attached import attached
@@ -126,26 +125,6 @@ def no_tcx(monkeypatch):
 def wire():
     with contextlib.ExitStack() as stack:
         yield Wire(stack)
-
-
-def module_beside(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def packets():
-    """The module packets.py: packets of every kind, and the oracle."""
-    return module_beside("packets")
-
-
-@pytest.fixture(scope="session")
-def oracle():
-    """The gate's."""
-    return module_beside("gate_oracle").Oracle
 
 
 class Sender:
@@ -314,6 +293,15 @@ def make_gate():
             return stack.enter_context(TestGate(GateConfig(**{"interfaces": ["lo"], **config})))
 
         yield make
+
+
+@pytest.fixture
+def stack():
+    """What a test starts ends in the reverse order, whatever happens; the two namespaces of the demo."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(demo.clean_up)
+        demo.build()
+        yield stack
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import socket
@@ -14,7 +13,6 @@ from collections import Counter
 
 import demo
 import numpy as np
-import pytest
 from attached import attached as attached_to
 
 from pyflowx.batch import Datagrams
@@ -23,15 +21,6 @@ from pyflowx.wire import Decoder
 
 HERE, THERE, PORT = demo.HERE, demo.THERE, 4739
 COLLECTOR = "198.51.100.2"
-
-
-@pytest.fixture
-def stack():
-    """What a test starts ends in the reverse order, whatever happens; the two namespaces of the demo."""
-    with contextlib.ExitStack() as stack:
-        stack.callback(demo.clean_up)
-        demo.build()
-        yield stack
 
 
 class Collector:

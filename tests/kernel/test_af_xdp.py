@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import random
 import signal
@@ -11,11 +10,11 @@ import socket
 import struct
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from gate_collector import PORT, Collecting, v5
 from scapy.layers.inet import IP, UDP, IPOption_NOP, IPOption_Router_Alert
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
@@ -28,11 +27,6 @@ from pyflowx.metrics import COLLECTOR
 from pyflowx.transport.af_xdp import AfXdpReceiver
 from pyflowx.transport.udp import UdpReceiver
 from pyflowx.transport.xsk import XskSocket, chunk_octets, frame_octets, open_sockets, receive_queues
-
-spec = importlib.util.spec_from_file_location("gate_collector", Path(__file__).with_name("gate_collector.py"))
-gate_collector = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(gate_collector)
-Collecting, PORT, v5 = gate_collector.Collecting, gate_collector.PORT, gate_collector.v5
 
 pytestmark = pytest.mark.kernel
 

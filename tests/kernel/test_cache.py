@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -11,7 +10,9 @@ import sys
 from glob import glob
 from pathlib import Path
 
+import demo
 import pytest
+from exports import COLLECTOR, HERE, attached, export
 
 from pyflowx.errors import ConfigError, KernelError
 from pyflowx.kernel import cache, compiler
@@ -19,12 +20,6 @@ from pyflowx.kernel.builds import all_builds
 from pyflowx.kernel.cache import Build, Entry
 from pyflowx.kernel.compiler import compile_programs, find_compiled, source_folder, toolchain
 from pyflowx.kernel.programs import FILES
-
-spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))
-exports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(exports)
-HERE, COLLECTOR = exports.HERE, exports.COLLECTOR
-attached, demo, export, stack = exports.attached, exports.demo, exports.export, exports.stack
 
 ENTRY = Entry({"bcc": "1.2", "headers": "of 6.1"}, {"one": bytes(range(16)), "two": bytes(8)})
 

@@ -11,6 +11,7 @@ import socket
 import struct
 from pathlib import Path
 
+import packets
 import pytest
 from attached import TC
 
@@ -40,7 +41,7 @@ def tun(wire):
     os.close(descriptor)
 
 
-def without_link(packets):
+def without_link():
     """The packets of the parser's table that begin with an IP header, by name."""
     frames = {name: frame for name, frame in packets.FRAMES.items() if frame[12:14] in (b"\x08\0", b"\x86\xdd")}
     return {name: frame[14:] for name, frame in frames.items() if frame[14] >> 4 in (4, 6)}
@@ -52,8 +53,8 @@ def as_expected(oracle, packet):
     return oracle(bytes(12) + kind + packet)
 
 
-def test_packets_without_ethernet_header_are_metered(wire, tun, packets):
-    names = without_link(packets)
+def test_packets_without_ethernet_header_are_metered(wire, tun):
+    names = without_link()
     with wire.near, Meter(MeterConfig(["tun"])) as meter:
         before = wire.near.counters("tun")
         attached = meter.attach()
@@ -88,8 +89,8 @@ def test_packets_without_ethernet_header_are_metered(wire, tun, packets):
         assert meter.statistics("ingress")["malformed"][0] == reasons["malformed"] > 0
 
 
-def test_a_filter_and_a_sample_of_a_device_without_ethernet_header(wire, tun, packets):
-    names = without_link(packets)
+def test_a_filter_and_a_sample_of_a_device_without_ethernet_header(wire, tun):
+    names = without_link()
     config = MeterConfig(["tun"], direction="ingress", mode="packet", filter="udp dst port 443", clip_length=40)
     with wire.near, Meter(config) as meter:
         meter.attach()

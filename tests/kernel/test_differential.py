@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import random
 import re
 import struct
 from pathlib import Path
 
+import demo
+import exports
 import pytest
+from exports import COLLECTOR, HERE, THERE
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import Dot1Q, Ether
@@ -18,12 +20,6 @@ from scapy.packet import Raw
 
 from pyflowx.common import to_common
 from pyflowx.sinks.ndjson import CommonNdjson
-
-spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))
-exports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(exports)
-demo, HERE, THERE, COLLECTOR = exports.demo, exports.HERE, exports.THERE, exports.COLLECTOR
-stack = exports.stack
 
 pytestmark = pytest.mark.kernel
 

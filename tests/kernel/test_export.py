@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import signal
 import socket
@@ -10,22 +9,31 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 
+import demo
 import pytest
+from exports import (
+    COLLECTOR,
+    HERE,
+    PORT,
+    THERE,
+    Collector,
+    attached,
+    export,
+    listen,
+    nfdump_totals,
+    payloads,
+    run_export,
+    start,
+    statistics,
+    summary,
+    talk,
+    wait_until,
+)
 
 from pyflowx.exporting import ExportConfig, Exporter, SessionCounts
 from pyflowx.flowtable import EndReason
 from pyflowx.kernel import Meter, MeterConfig
-
-spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))
-exports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(exports)
-HERE, THERE, PORT, COLLECTOR = exports.HERE, exports.THERE, exports.PORT, exports.COLLECTOR
-Collector, attached, demo, export = exports.Collector, exports.attached, exports.demo, exports.export
-listen, payloads, talk, stack = exports.listen, exports.payloads, exports.talk, exports.stack
-start, statistics, summary, wait_until = exports.start, exports.statistics, exports.summary, exports.wait_until
-nfdump_totals, run_export = exports.nfdump_totals, exports.run_export
 
 pytestmark = pytest.mark.kernel
 

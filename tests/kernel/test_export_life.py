@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
+import demo
+import exports
 import pytest
+from exports import HERE, THERE
 
 from pyflowx.collectview import address_text
 from pyflowx.decoded import Reason
 from pyflowx.live import FeedReader
-
-spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))
-exports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(exports)
-demo, HERE, THERE = exports.demo, exports.HERE, exports.THERE
-stack = exports.stack
 
 pytestmark = pytest.mark.kernel
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import select
@@ -14,21 +13,31 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import demo
 import numpy as np
 import pytest
+from exports import (
+    COLLECTOR,
+    HERE,
+    PORT,
+    THERE,
+    Collector,
+    attached,
+    export,
+    listen,
+    nfdump_totals,
+    payloads,
+    run_export,
+    start,
+    summary,
+    talk,
+    wait_until,
+)
 
 from pyflowx.batch import PacketBatch
 from pyflowx.flowtable import EndReason
 from pyflowx.privileges import needed
 from pyflowx.wire import Decoder
-
-spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))
-exports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(exports)
-HERE, THERE, PORT, COLLECTOR = exports.HERE, exports.THERE, exports.PORT, exports.COLLECTOR
-Collector, attached, demo, export = exports.Collector, exports.attached, exports.demo, exports.export
-listen, payloads, talk, stack = exports.listen, exports.payloads, exports.talk, exports.stack
-start, summary, wait_until, run_export = exports.start, exports.summary, exports.wait_until, exports.run_export
 
 pytestmark = pytest.mark.kernel
 
@@ -276,7 +285,7 @@ def test_nfcapd_reads_netflow9(stack, tmp_path):
     program.end()
     time.sleep(0.5)
     said = b"".join(end_nfcapd()).decode()
-    assert list(exports.nfdump_totals(tmp_path)) == summary(program)["metered"][:2]
+    assert list(nfdump_totals(tmp_path)) == summary(program)["metered"][:2]
     assert not re.search("error|unknown", said.replace("Sequence Errors: 0", ""), re.IGNORECASE), said
 
 

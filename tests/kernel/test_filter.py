@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 
+import packets
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -105,7 +106,7 @@ def accepted(hook, frame):
 
 @pytest.mark.parametrize("hook", Judge.HELPERS)
 @pytest.mark.parametrize("expression", EXPRESSIONS + COMPUTED)
-def test_a_filter_is_libpcaps(packets, expression, hook):
+def test_a_filter_is_libpcaps(expression, hook):
     classic = compile_classic(expression)
     verdicts = set()
     with Judge(hook, classic) as judge:
@@ -118,7 +119,7 @@ def test_a_filter_is_libpcaps(packets, expression, hook):
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS + COMPUTED)
-def test_what_direct_access_does_not_reach_comes_from_the_kernel(packets, monkeypatch, expression):
+def test_what_direct_access_does_not_reach_comes_from_the_kernel(monkeypatch, expression):
     monkeypatch.setattr(filter, "_DIRECT", 0)
     classic = compile_classic(expression)
     with Judge("tc", classic) as judge:
@@ -127,7 +128,7 @@ def test_what_direct_access_does_not_reach_comes_from_the_kernel(packets, monkey
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_a_tag_that_was_taken_out_is_looked_at_where_it_was(packets, expression):
+def test_a_tag_that_was_taken_out_is_looked_at_where_it_was(expression):
     classic = compile_classic(expression)
     tag = 0x8100 << 16 | 0x6065  # VLAN 101, priority 3
     with Judge("tc", classic, tag=tag - (1 << 32)) as judge:
@@ -161,7 +162,7 @@ tests = st.builds(
 
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(body=st.lists(st.one_of(steps, tests), max_size=25), small=st.integers(0, 63), data=st.data())
-def test_any_classic_program_does_what_libpcaps_interpreter_does(packets, body, small, data):
+def test_any_classic_program_does_what_libpcaps_interpreter_does(body, small, data):
     words = [Classic(code, 0, 0, place) for place in range(16) for code in (0x02,)]
     start = [Classic(0x01, 0, 0, small), Classic(0x00, 0, 0, small), *words]
     program = [*start, *body, Classic(0x16, 0, 0, 0), Classic(0x06, 0, 0, 1), Classic(0x06, 0, 0, 0)]
@@ -197,7 +198,7 @@ def test_without_libpcap_the_package_is_named(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["xdp", "xdp-frags", "ingress", "egress"])
 @pytest.mark.parametrize("expression", ["udp port 443", "ip6 and tcp", "vlan 101", "ip[8] * 2 = 122"])
-def test_what_does_not_match_is_counted_and_not_metered(make_bench, packets, kind, expression):
+def test_what_does_not_match_is_counted_and_not_metered(make_bench, kind, expression):
     bench = make_bench(kind, filter=expression)
     classic = compile_classic(expression)
     expected = {}
@@ -214,7 +215,7 @@ def test_what_does_not_match_is_counted_and_not_metered(make_bench, packets, kin
     assert expected[Statistic.FILTERED][0] > 10
 
 
-def test_the_filter_of_a_device_without_ethernet_begins_with_ip(packets):
+def test_the_filter_of_a_device_without_ethernet_begins_with_ip():
     classic = compile_classic("udp dst port 443", RAW_IP)
     assert classic != compile_classic("udp dst port 443", ETHERNET)
     packet = packets.FRAMES["udp"][14:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import pwd
 import re
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import pytest
+from gate_collector import FAR, NEAR, PORT, Collecting, frame, v5
 
 from pyflowx.kernel import syscall
 from pyflowx.kernel.links import Links
@@ -25,12 +25,6 @@ from pyflowx.kernel.syscall import Program
 from pyflowx.privileges import CAP_IPC_LOCK, CAP_NET_RAW, needed
 
 pytestmark = pytest.mark.kernel
-
-spec = importlib.util.spec_from_file_location("gate_collector", Path(__file__).with_name("gate_collector.py"))
-gate_collector = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(gate_collector)
-Collecting, NEAR, FAR, PORT = (getattr(gate_collector, name) for name in ("Collecting", "NEAR", "FAR", "PORT"))
-frame, v5 = gate_collector.frame, gate_collector.v5
 
 
 @pytest.fixture

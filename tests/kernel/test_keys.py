@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import packets
 import pytest
 
 from pyflowx.kernel import Statistic
@@ -20,7 +21,7 @@ BLIND = {
 }
 
 
-def variants(packets):
+def variants():
     """What differs -> two packets that differ in it alone."""
     from scapy.layers.inet import IP, TCP, UDP
     from scapy.layers.ipsec import ESP
@@ -48,9 +49,9 @@ def variants(packets):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("level", KEY_LEVELS)
-def test_a_level_tells_apart_what_it_has(make_bench, packets, kind, level):
+def test_a_level_tells_apart_what_it_has(make_bench, kind, level):
     bench = make_bench(kind, key=level, tunnels=True)
-    for name, pair in variants(packets).items():
+    for name, pair in variants().items():
         for frame in pair:
             bench.program.test_run(frame)
         keys, values = bench.drain()
@@ -60,7 +61,7 @@ def test_a_level_tells_apart_what_it_has(make_bench, packets, kind, level):
 
 
 @pytest.mark.parametrize("level", KEY_LEVELS[:-1])
-def test_what_a_level_leaves_out_is_zero(make_bench, packets, level):
+def test_what_a_level_leaves_out_is_zero(make_bench, level):
     bench = make_bench("ingress", key=level)
     for frame in packets.FRAMES.values():
         bench.program.test_run(frame)
@@ -74,7 +75,7 @@ def test_what_a_level_leaves_out_is_zero(make_bench, packets, level):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_at_level_ether_what_is_not_ip_is_a_flow(make_bench, packets, kind):
+def test_at_level_ether_what_is_not_ip_is_a_flow(make_bench, kind):
     bench = make_bench(kind, key="ether")
     for name in ("arp", "802.3", "pppoe, lcp", "three tags", "mpls, pseudowire"):
         frame = packets.FRAMES[name]
@@ -89,7 +90,7 @@ def test_at_level_ether_what_is_not_ip_is_a_flow(make_bench, packets, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["header too short", "length past the frame", "ipv6 in an ipv4 frame"])
-def test_at_level_ether_a_broken_packet_stays_malformed(make_bench, packets, kind, name):
+def test_at_level_ether_a_broken_packet_stays_malformed(make_bench, kind, name):
     bench = make_bench(kind, key="ether")
     bench.program.test_run(packets.FRAMES[name])
     assert list(bench.statistic()) == [Statistic.MALFORMED]
@@ -106,7 +107,7 @@ def run_all(bench, frames):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_later_fragments_of_ipv4_find_their_flow(make_bench, packets, kind):
+def test_later_fragments_of_ipv4_find_their_flow(make_bench, kind):
     from scapy.layers.inet import IP, UDP, fragment
 
     bench = make_bench(kind)
@@ -123,7 +124,7 @@ def test_later_fragments_of_ipv4_find_their_flow(make_bench, packets, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_later_fragments_of_ipv6_find_flow_and_protocol(make_bench, packets, kind):
+def test_later_fragments_of_ipv6_find_flow_and_protocol(make_bench, kind):
     """A fragment names the first header behind it: here one of options, with UDP behind that."""
     from scapy.layers.inet import UDP
     from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
@@ -139,7 +140,7 @@ def test_later_fragments_of_ipv6_find_flow_and_protocol(make_bench, packets, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_flags_of_all_packets_come_together(make_bench, packets, kind):
+def test_flags_of_all_packets_come_together(make_bench, kind):
     from scapy.layers.inet import IP, TCP
 
     bench = make_bench(kind)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
-from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from packets import FRAMES, PACKETS, Expected, address, be16, oracle
+from scapy.packet import Raw
 
 from pyflowx.kernel import Statistic
-
-spec = importlib.util.spec_from_file_location("packets", Path(__file__).with_name("packets.py"))
-packets = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(packets)
-FRAMES, PACKETS, Expected, address, be16, oracle = (
-    getattr(packets, name) for name in ("FRAMES", "PACKETS", "Expected", "address", "be16", "oracle")
-)
 
 pytestmark = pytest.mark.kernel
 
@@ -142,7 +135,7 @@ def gso(segments, size):
 def test_a_super_packet_is_as_many_packets_as_it_has_segments(bench, name, counted):
     whole = PACKETS[name][0].copy()
     whole.lastlayer().remove_payload()
-    if isinstance(whole.lastlayer(), packets.Raw):
+    if isinstance(whole.lastlayer(), Raw):
         whole.lastlayer().underlayer.remove_payload()
     headers = len(bytes(whole))
     whole = whole / bytes(10 * 300 + 1)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import json
 import signal
 import subprocess
 from collections import Counter
 from datetime import UTC, datetime
-from pathlib import Path
 
+import demo
+import exports
+import packets
 import pytest
+from exports import COLLECTOR, HERE, PORT, THERE
 from scapy.layers.inet import UDP
 from scapy.utils import rdpcap
 
@@ -19,12 +21,6 @@ from pyflowx.batch import PacketBatch
 from pyflowx.exporting.fields import FIELDS
 from pyflowx.kernel import Statistic
 from pyflowx.wire import Decoder
-
-spec = importlib.util.spec_from_file_location("exports", Path(__file__).with_name("exports.py"))
-exports = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(exports)
-demo, HERE, THERE, COLLECTOR, PORT = exports.demo, exports.HERE, exports.THERE, exports.COLLECTOR, exports.PORT
-stack = exports.stack
 
 pytestmark = pytest.mark.kernel
 
@@ -235,7 +231,7 @@ def queues():
     return [int(line.split()[1]) for line in lines if line.split()[3].endswith(f":{PORT}")]
 
 
-def test_others_read_every_field_and_agree_on_the_totals(stack, sender, packets, tmp_path):
+def test_others_read_every_field_and_agree_on_the_totals(stack, sender, tmp_path):
     for host in (NFACCTD, OURS):
         demo.run("ip", "-n", THERE, "address", "add", f"{host}/24", "dev", "mgmt")
     capture, folder = tmp_path / "export.pcap", tmp_path / "nfcapd"

@@ -9,6 +9,7 @@ import struct
 import time
 
 import numpy as np
+import packets
 import pytest
 
 from pyflowx.kernel import Meter, MeterConfig, Statistic
@@ -29,7 +30,7 @@ def one_cpu():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_nth_packet_is_metered_and_the_others_are_counted(make_bench, packets, one_cpu, kind):
+def test_each_nth_packet_is_metered_and_the_others_are_counted(make_bench, one_cpu, kind):
     bench = make_bench(kind, sampling_interval=10)
     frame = packets.FRAMES["udp"]
     for count, expected in ((9, 0), (1, 1), (10, 1), (995, 99), (5, 1)):
@@ -43,7 +44,7 @@ def test_each_nth_packet_is_metered_and_the_others_are_counted(make_bench, packe
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_sampling_has_its_probability(make_bench, packets, kind):
+def test_random_sampling_has_its_probability(make_bench, kind):
     bench = make_bench(kind, sampling_interval=10, sampling_random=True)
     bench.program.test_run(packets.FRAMES["udp"], 100_000)
     _, values = bench.drain()
@@ -58,7 +59,7 @@ def test_random_sampling_has_its_probability(make_bench, packets, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_what_matches_the_filter_each_nth_is_metered(make_bench, packets, one_cpu, kind):
+def test_of_what_matches_the_filter_each_nth_is_metered(make_bench, one_cpu, kind):
     bench = make_bench(kind, sampling_interval=5, filter="udp")
     for _ in range(10):
         bench.program.test_run(packets.FRAMES["tcp"], 3)
@@ -71,7 +72,7 @@ def test_of_what_matches_the_filter_each_nth_is_metered(make_bench, packets, one
 
 @pytest.mark.parametrize("clip_length", [1, 8, 15, 16, 60, 128, 2048])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_start_of_each_packet_comes_out(make_bench, packets, kind, clip_length):
+def test_the_start_of_each_packet_comes_out(make_bench, kind, clip_length):
     bench = make_bench(kind, mode="packet", clip_length=clip_length)
     before = time.monotonic_ns()
     frames = [frame.ljust(60, b"\xaa") for frame in packets.FRAMES.values()]
@@ -93,7 +94,7 @@ def test_the_start_of_each_packet_comes_out(make_bench, packets, kind, clip_leng
     assert len(bench.ring.read()) == 0
 
 
-def test_the_ring_goes_round_and_what_finds_it_full_is_counted(make_bench, packets):
+def test_the_ring_goes_round_and_what_finds_it_full_is_counted(make_bench):
     bench = make_bench("ingress", mode="packet", clip_length=1000)
     room = RING_LEN // (1000 + 24 + 8)
     frame = packets.FRAMES["udp"]
@@ -112,7 +113,7 @@ def test_the_ring_goes_round_and_what_finds_it_full_is_counted(make_bench, packe
     assert len(bench.ring.read()) == 5
 
 
-def test_a_tag_that_the_kernel_took_out_is_put_back(wire, sender, packets):
+def test_a_tag_that_the_kernel_took_out_is_put_back(wire, sender):
     names = ["vlan", "qinq", "vlan, ipv6", "udp", "mpls behind qinq"]
     frames = [packets.FRAMES[name] for name in names]
     with wire.far:
@@ -157,7 +158,7 @@ def test_own_export_is_no_sample_and_no_flow(wire, protocol):
     collector.close()
 
 
-def test_a_super_packet_is_one_of_n(make_bench, packets, one_cpu):
+def test_a_super_packet_is_one_of_n(make_bench, one_cpu):
     bench = make_bench("ingress", sampling_interval=2)
     frame = packets.FRAMES["tcp, options"] + bytes(3000)
     frame = frame[:16] + struct.pack("!H", len(frame) - 14) + frame[18:]

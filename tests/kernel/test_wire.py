@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 
+import packets
 import pytest
 from attached import TC
 
@@ -140,7 +141,7 @@ def as_merged(address, drains):
     return found
 
 
-def cut_frames(packets):
+def cut_frames():
     """Every packet of the parser's table cut at every length that gets through: the kernel drops what ends within
     the six octets that it looks at to take a VLAN tag out."""
     frames = [frame[:length] for frame in packets.FRAMES.values() for length in range(15, len(frame) + 1)]
@@ -149,9 +150,9 @@ def cut_frames(packets):
 
 @pytest.mark.parametrize("hook", ["tc", "xdp"])
 @pytest.mark.parametrize("side", ["ingress", "egress"])
-def test_cut_packets_on_a_wire_are_what_the_oracle_says(wire, sender, packets, hook, side):
+def test_cut_packets_on_a_wire_are_what_the_oracle_says(wire, sender, hook, side):
     """Frames that no test run accepts, and at TC ingress VLAN tags that the kernel has taken out of the frame."""
-    frames = cut_frames(packets)
+    frames = cut_frames()
     with wire.near if side == "egress" else wire.far:
         traffic = sender(frames)
     with wire.near, Meter(MeterConfig(["v"], hook=hook)) as meter:
@@ -169,7 +170,7 @@ def test_cut_packets_on_a_wire_are_what_the_oracle_says(wire, sender, packets, h
         assert set(reasons) == {"not_ip", "malformed"}
 
 
-def test_headers_outside_of_the_linear_part_are_found(wire, packets):
+def test_headers_outside_of_the_linear_part_are_found(wire):
     """A tap interface can make packets of which only the Ethernet header lies in the linear part."""
     with wire.near:
         tap = os.open("/dev/net/tun", os.O_RDWR)
