@@ -21,6 +21,9 @@ from pyflowx.elements import default_registry
 settings.register_profile("pyflowx", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("pyflowx")
 
+# What an assert in a helper module compared is shown too.
+pytest.register_assert_rewrite("benches", "exports", "gate_collector", "totals", "turnover", "wires")
+
 PROBE = "probe: "  # how the reason of an honest skip begins: what was tried on this machine, and what it said
 
 

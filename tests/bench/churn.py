@@ -7,30 +7,25 @@ be what the interface counted, and each flow must have exactly its packets, whil
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import sys
 import time
 from pathlib import Path
 
-KERNEL = Path(__file__).parents[1] / "kernel"
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "kernel")]
+from turnover import churn
+from wires import Sender, Wire
+
 ROUNDS = 320
 
 
-def module(name: str):
-    spec = importlib.util.spec_from_file_location(name, KERNEL / f"{name}.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
 def main() -> None:
-    tests, parts = module("test_churn"), module("conftest")
     print(f"{'hook':<6} {'packets':>12} {'drains':>7} {'seconds':>8}")
     for hook in ("tc", "xdp"):
         with contextlib.ExitStack() as stack:
-            wire = parts.Wire(stack)
-            make = lambda frames, stack=stack: stack.enter_context(contextlib.closing(parts.Sender(frames)))  # noqa: E731
+            wire = Wire(stack)
+            make = lambda frames, stack=stack: stack.enter_context(contextlib.closing(Sender(frames)))  # noqa: E731
             begin = time.perf_counter()
-            packets, drains = tests.churn(wire, make, hook, ROUNDS)
+            packets, drains = churn(wire, make, hook, ROUNDS)
             seconds = time.perf_counter() - begin
             print(f"{hook:<6} {packets:>12,} {drains:>7} {seconds:>8.0f}  equal", flush=True)
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib.util
 import json
 import os
 import socket
 import struct
+import threading
 from pathlib import Path
 
 import packets
 import pytest
+import totals
 from attached import TC
 
 from pyflowx.errors import KernelError
 from pyflowx.kernel import Meter, MeterConfig
-
-spec = importlib.util.spec_from_file_location("wires", Path(__file__).with_name("test_wire.py"))
-wires = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(wires)
 
 pytestmark = pytest.mark.kernel
 
@@ -73,8 +70,8 @@ def test_packets_without_ethernet_header_are_metered(wire, tun):
         for direction, side in enumerate(("rx", "tx")):
             statistics = meter.statistics(("ingress", "egress")[direction])
             uncounted = [statistics[reason] for reason in ("not_ip", "malformed")]
-            packets_metered = wires.total([drain], "packets", direction) + sum(each[0] for each in uncounted)
-            octets = wires.total([drain], "l2_octets", direction) + sum(each[1] for each in uncounted)
+            packets_metered = totals.total([drain], "packets", direction) + sum(each[0] for each in uncounted)
+            octets = totals.total([drain], "l2_octets", direction) + sum(each[1] for each in uncounted)
             assert [packets_metered, octets] == [after[side][i] - before[side][i] for i in (0, 1)]
         keys, values = drain
         egress = keys["direction"] == 1
@@ -82,10 +79,10 @@ def test_packets_without_ethernet_header_are_metered(wire, tun):
         assert (values["packets"][out].tolist(), values["l2_octets"][out].tolist()) == ([5], [5 * 128])
         assert not values["ethertype"].any()
         assert not values["dst_mac"].any()
-        flows, reasons = wires.merged(lambda packet: as_expected(packets.oracle, packet), names.values())
+        flows, reasons = totals.merged(lambda packet: as_expected(packets.oracle, packet), names.values())
         flows = {(*name[:5], 0, 0, *name[7:]): counts for name, counts in flows.items()}
         mine = drain[0][~egress], drain[1][~egress]
-        assert wires.as_merged(packets.address, [mine]) == flows
+        assert totals.as_merged(packets.address, [mine]) == flows
         assert meter.statistics("ingress")["malformed"][0] == reasons["malformed"] > 0
 
 
@@ -134,7 +131,7 @@ def transfer(wire, size):
     server, _ = listener.accept()
     listener.close()
     for source, target in ((client, server), (server, client)):
-        thread = wires.threading.Thread(target=source.sendall, args=(bytes(size),))
+        thread = threading.Thread(target=source.sendall, args=(bytes(size),))
         thread.start()
         left = size
         while left:
@@ -151,25 +148,25 @@ def test_tcp_in_vxlan_counts_as_on_the_wire(wire, overlay, tunnels):
         meter.attach()
         client, server = transfer(wire, 5_000_000)
         with client, server:
-            drains = wires.settle(meter, client, server)
+            drains = totals.settle(meter, client, server)
             wire.wait_for_silence()
             drains.append(meter.drain())
-            wires.assert_equal(meter, drains, before, wire.near.counters("v"))
+            totals.assert_equal(meter, drains, before, wire.near.counters("v"))
             assert meter.statistics("egress")["gso_added"][0] > 100
             for direction, sent_by in ((0, client), (1, server)):
-                mine = [wires.rows(part, part[0]["direction"] == direction) for part in drains]
+                mine = [totals.rows(part, part[0]["direction"] == direction) for part in drains]
                 chosen = [
-                    wires.rows(part, (part[0]["protocol"] == 6) if tunnels else (part[0]["dst_port"] == 4789))
+                    totals.rows(part, (part[0]["protocol"] == 6) if tunnels else (part[0]["dst_port"] == 4789))
                     for part in mine
                 ]
                 packets, octets, frames = (
-                    wires.total(chosen, name, direction) for name in ("packets", "octets", "l2_octets")
+                    totals.total(chosen, name, direction) for name in ("packets", "octets", "l2_octets")
                 )
-                segments = wires.tcp_info(sent_by, wires.TCP_INFO_SEGS_OUT, "=I") + direction  # the answer to a SYN
+                segments = totals.tcp_info(sent_by, totals.TCP_INFO_SEGS_OUT, "=I") + direction  # the answer to a SYN
                 if not tunnels:  # ARP of the overlay is in the tunnel too
                     assert 0 <= packets - segments <= 4
                     continue
-                sent = wires.tcp_info(sent_by, wires.TCP_INFO_BYTES_SENT, "=Q")
+                sent = totals.tcp_info(sent_by, totals.TCP_INFO_BYTES_SENT, "=Q")
                 assert packets == segments
                 assert octets == packets * 40 + 8 + sent
                 assert frames == octets + packets * (VXLAN_HEADERS + 14)

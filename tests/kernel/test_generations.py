@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import threading
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
+from benches import Bench
+from frames import udp_frame
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from pyflowx.kernel import Statistic, generations
 from pyflowx.kernel.layout import KEY_DTYPE, NEAR_PROBES, RECENT, NumberSlot
-
-spec = importlib.util.spec_from_file_location("wires", Path(__file__).with_name("test_wire.py"))
-wires = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(wires)
-spec = importlib.util.spec_from_file_location("benches", Path(__file__).with_name("conftest.py"))
-benches = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benches)
 
 pytestmark = pytest.mark.kernel
 
@@ -31,13 +24,13 @@ MAX_FLOWS = 1000
 
 @pytest.fixture
 def bench():
-    with contextlib.closing(benches.Bench("ingress", MAX_FLOWS)) as bench:
+    with contextlib.closing(Bench("ingress", MAX_FLOWS)) as bench:
         yield bench
 
 
 def run(bench, numbers, repeat=1):
     for number in numbers:
-        bench.program.test_run(wires.udp_frame(number), repeat)
+        bench.program.test_run(udp_frame(number), repeat)
 
 
 def ports(drained):
@@ -71,7 +64,7 @@ def test_nothing_of_the_last_flow_is_in_the_next_one(bench):
     bench.drain()
     run(bench, [1])
     keys, values = bench.drain()
-    length = len(wires.udp_frame(1))
+    length = len(udp_frame(1))
     assert values[["packets", "octets", "l2_octets"]].tolist() == [(1, length - 14, length)]
     assert values["first_ns"] == values["last_ns"]
     assert keys["complete"] == 1
@@ -86,7 +79,7 @@ def test_what_finds_no_room_is_in_the_catch_all_flow(bench):
     others = ports((keys[~caught], values[~caught]))
     assert MAX_FLOWS <= len(others) < MAX_FLOWS + RECENT  # some have not asked for a place yet
     assert set(others.values()) == {1}
-    metered, full, length = len(others), many - len(others), len(wires.udp_frame(1))
+    metered, full, length = len(others), many - len(others), len(udp_frame(1))
     assert values["packets"][caught].tolist() == [full]
     assert bench.statistic() == {
         Statistic.METERED: (metered, metered * length),
@@ -180,7 +173,7 @@ def test_places_that_are_nobodys_are_free_again_after_a_drain(bench):
 def test_a_burst_has_the_whole_table_and_then_more_of_it_is_in_use(monkeypatch):
     few, many = 1 << 13, 3 << 13
     monkeypatch.setattr(generations, "_FEW", few)
-    with contextlib.closing(benches.Bench("ingress", 1 << 17)) as bench:
+    with contextlib.closing(Bench("ingress", 1 << 17)) as bench:
         bench.drain()  # until then all is in use
         run(bench, range(1, few // 4))
         assert np.count_nonzero(places(bench)[few + NEAR_PROBES :]) < few // 100
@@ -196,7 +189,7 @@ def test_a_burst_has_the_whole_table_and_then_more_of_it_is_in_use(monkeypatch):
 
 
 def test_programs_on_several_processors_lose_nothing(bench):
-    frames, rounds = [wires.udp_frame(number) for number in range(1, 201)], 300
+    frames, rounds = [udp_frame(number) for number in range(1, 201)], 300
 
     def work():
         os.sched_setaffinity(0, bench.processors)
@@ -220,7 +213,7 @@ def test_nobody_can_choose_packets_for_one_place(bench):
     """Each pair of tables has a hash of its own: the flows of one are elsewhere in the next."""
     found = []
     for _ in range(2):
-        with contextlib.closing(benches.Bench("ingress", MAX_FLOWS)) as other:
+        with contextlib.closing(Bench("ingress", MAX_FLOWS)) as other:
             run(other, range(1, 6 * RECENT + 1))
             found.append(np.flatnonzero(places(other)).tolist())
     assert len(found[0]) == len(found[1]) == 6 * RECENT
@@ -230,8 +223,8 @@ def test_nobody_can_choose_packets_for_one_place(bench):
 def test_unlucky_random_numbers_do_not_heap_flows_up():
     """Flows that differ in one port each have sums at equal distances; here they are as small as can be."""
     word = KEY_DTYPE.fields["src_port"][1] // 4
-    with contextlib.closing(benches.Bench("ingress", MAX_FLOWS, table={NumberSlot.HASH + 1 + word: 1})) as bench:
+    with contextlib.closing(Bench("ingress", MAX_FLOWS, table={NumberSlot.HASH + 1 + word: 1})) as bench:
         run(bench, range(1, MAX_FLOWS + 1))
-        assert bench.statistic() == {Statistic.METERED: (MAX_FLOWS, MAX_FLOWS * len(wires.udp_frame(1)))}
+        assert bench.statistic() == {Statistic.METERED: (MAX_FLOWS, MAX_FLOWS * len(udp_frame(1)))}
         quarters = np.bincount(np.flatnonzero(places(bench)) * 4 // len(places(bench)), minlength=4)
         assert quarters.min() > MAX_FLOWS // 8

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 
 import pytest
+from benches import accepted, metered
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from packets import FRAMES, PACKETS, Expected, address, be16, oracle
+from packets import FRAMES, PACKETS, oracle
 from scapy.packet import Raw
 
 from pyflowx.kernel import Statistic
@@ -20,55 +21,6 @@ PASS = {
     "ingress": 0xFFFFFFFF,
     "egress": 0xFFFFFFFF,
 }  # XDP_PASS, TC_ACT_UNSPEC: nothing is ever held back
-
-
-def expected_of(key, value):
-    """A flow's key and value as the oracle says it."""
-    src, dst = (address(key["ip_version"], key[name].tobytes()) for name in ("src", "dst"))
-    labels = tuple(value[f"mpls_{place}"].tobytes() for place in (1, 2, 3))
-    depth = int(value["mpls_depth"])
-    assert not any(map(any, labels[depth:]))
-    in_key = ("protocol", "tos", "vlan", "inner_vlan", "src_port", "dst_port", "segment", "tunnel")
-    in_value = ("octets", "tcp_flags", "fragment_flags", "fragment_id", "flow_label", "extensions", "tcp_window")
-    in_value += ("tcp_mss", "tcp_window_scale", "ethertype")
-    return Expected(
-        version=int(key["ip_version"]),
-        src=src,
-        dst=dst,
-        ttl=int(value["ttl_min"]),
-        icmp=(int(value["icmp_type"]), int(value["icmp_code"])),
-        mpls=labels[:depth],
-        mpls_depth=depth,
-        macs=value["dst_mac"].tobytes() + value["src_mac"].tobytes(),
-        **{name: int(key[name]) for name in in_key},
-        **{name: int(value[name]) for name in in_value},
-    )
-
-
-def metered(bench, frame):
-    """What the program makes of a frame: as the oracle says it."""
-    bench.program.test_run(frame)
-    keys, values = bench.drain()
-    statistic = bench.statistic()
-    slot = Statistic.METERED if len(keys) else next(iter(statistic))
-    assert statistic == {slot: (1, len(frame))}
-    if not len(keys):
-        return slot
-    key, value = keys[0], values[0]
-    assert len(keys) == 1
-    assert (key["direction"], value["packets"], value["l2_octets"]) == (bench.direction, 1, len(frame))
-    assert (value["length_min"], value["ttl_min"]) == (value["octets"], value["ttl_max"])
-    assert value["length_max"] == value["octets"]
-    assert 0 < value["first_ns"] == value["last_ns"]
-    assert not key["pad"].any()
-    assert key["complete"] == 1
-    return expected_of(key, value)
-
-
-def accepted(kind, frame):
-    """Whether the kernel does a test run of the frame. Shorter ones are sent over a wire in test_wire.py."""
-    least = {0x0800: 20, 0x86DD: 40}.get(be16(frame, 12), 1)
-    return len(frame) >= 14 + (1 if kind.startswith("xdp") else least)
 
 
 @pytest.mark.parametrize("name", PACKETS)

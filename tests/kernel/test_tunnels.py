@@ -3,42 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import struct
-from pathlib import Path
 
+import packets
 import pytest
+from benches import Bench, accepted, metered
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scapy.packet import Raw
 
 from pyflowx.kernel import Statistic
 
-
-def load(name):
-    """A module beside this one."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-packets, parsing, benches = load("packets"), load("test_parse"), load("conftest")
-FRAMES, TUNNELS = packets.TUNNEL_FRAMES, packets.TUNNELS
-
 pytestmark = pytest.mark.kernel
+
+FRAMES, TUNNELS = packets.TUNNEL_FRAMES, packets.TUNNELS
 
 
 @pytest.fixture(scope="module", params=["xdp", "ingress"])
 def looking(request):
     """A program that looks into tunnels."""
-    with contextlib.closing(benches.Bench(request.param, tunnels=True)) as bench:
+    with contextlib.closing(Bench(request.param, tunnels=True)) as bench:
         yield bench
 
 
 @pytest.fixture(scope="module", params=["ingress", "egress"])
 def plain(request):
     """A program at TC that does not."""
-    with contextlib.closing(benches.Bench(request.param)) as bench:
+    with contextlib.closing(Bench(request.param)) as bench:
         yield bench
 
 
@@ -52,8 +43,8 @@ def test_a_tunnel_is_what_we_say_it_is(name):
 def test_the_innermost_packet_is_metered_at_every_length(looking, name):
     frame = (FRAMES | packets.FRAMES)[name]
     for length in range(34, len(frame) + 1):
-        if parsing.accepted(looking.kind, frame[:length]):
-            assert parsing.metered(looking, frame[:length]) == packets.oracle(frame[:length], tunnels=True), length
+        if accepted(looking.kind, frame[:length]):
+            assert metered(looking, frame[:length]) == packets.oracle(frame[:length], tunnels=True), length
 
 
 @settings(max_examples=300)
@@ -62,13 +53,13 @@ def test_damaged_tunnels(looking, data):
     frame = bytearray(data.draw(st.sampled_from(list(FRAMES.values()))))
     for _ in range(data.draw(st.integers(1, 4))):
         frame[data.draw(st.integers(12, len(frame) - 1))] = data.draw(st.integers(0, 255))
-    assume(parsing.accepted(looking.kind, frame))
-    assert parsing.metered(looking, bytes(frame)) == packets.oracle(bytes(frame), tunnels=True)
+    assume(accepted(looking.kind, frame))
+    assert metered(looking, bytes(frame)) == packets.oracle(bytes(frame), tunnels=True)
 
 
 @pytest.mark.parametrize("name", TUNNELS)
 def test_unless_asked_for_the_outer_packet_is_metered(plain, name):
-    assert parsing.metered(plain, FRAMES[name]) == packets.oracle(FRAMES[name])
+    assert metered(plain, FRAMES[name]) == packets.oracle(FRAMES[name])
 
 
 GSO_TUNNELS = ["ip in ip", "6in4", "4in6", "gre", "vxlan", "vxlan of linux, tags", "geneve"]
@@ -78,18 +69,18 @@ def check_super_packet(bench, name, tunnels):
     """A super-packet of 11 segments: each has the headers of all packets on the way."""
     whole = TUNNELS[name][0].copy()
     whole.lastlayer().remove_payload()
-    if isinstance(whole.lastlayer(), packets.Raw):
+    if isinstance(whole.lastlayer(), Raw):
         whole.lastlayer().underlayer.remove_payload()
     headers = len(bytes(whole))
     frame = bytes(whole / bytes(10 * 300 + 1))
     bench.program.test_run(frame, context=struct.pack("=164xI8xI12x", 11, 300))
     keys, values = bench.drain()
     assert bench.statistic()[Statistic.METERED] == (11, len(frame) + 10 * headers)
-    metered = packets.oracle(frame, tunnels)
-    ip_headers = headers - (len(frame) - metered.octets)
+    known = packets.oracle(frame, tunnels)
+    ip_headers = headers - (len(frame) - known.octets)
     assert values["packets"].tolist() == [11]
     assert values["l2_octets"].tolist() == [len(frame) + 10 * headers]
-    assert values["octets"].tolist() == [metered.octets + 10 * ip_headers]
+    assert values["octets"].tolist() == [known.octets + 10 * ip_headers]
     assert values["length_max"].tolist() == [ip_headers + 300]
 
 
