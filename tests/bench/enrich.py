@@ -8,7 +8,6 @@ and 300 MB. What a collector takes more with tables is in collect.py.
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import re
 import subprocess
@@ -19,6 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "enrich"))
+import mmdb_writer
 
 from pyflowx.enrich.options import parse_enrich
 from pyflowx.enrich.table import Enrichment, load_table
@@ -59,16 +61,13 @@ def write_tables(folder: Path, n: int) -> None:
 
 def write_mmdb(path: Path, n: int) -> None:
     """So many prefixes, a fifth of them of IPv6."""
-    spec = importlib.util.spec_from_file_location("w", Path(__file__).parents[1] / "enrich" / "mmdb_writer.py")
-    writer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(writer)
     rng = np.random.default_rng(3)
     prefixes = [*prefixes4(n * 4 // 5, rng), *prefixes6(n // 5, rng)]
     records = (
         {"asn": asn, "org": f"Organisation, number {asn}", "unused": {"a": [1, 2, 3]}}
         for asn in (rng.zipf(1.3, n) % 70_000).tolist()
     )
-    path.write_bytes(writer.write(zip(prefixes, records, strict=False), 6, 28, True))
+    path.write_bytes(mmdb_writer.write(zip(prefixes, records, strict=False), 6, 28, True))
 
 
 def batches(make: Callable[[np.random.Generator], CommonColumn]) -> list[CommonColumn]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,13 +63,3 @@ class Tools(NamedTuple):
 @pytest.fixture(scope="session")
 def tools() -> Tools:
     return Tools(FLOW_COLUMNS, addresses, lambda values: CommonColumn("u64", np.array(values, np.uint64)), decode, load)
-
-
-@pytest.fixture(scope="session")
-def mmdb() -> ModuleType:
-    """The writer of MMDB files beside this file."""
-    spec = importlib.util.spec_from_file_location("mmdb_writer", Path(__file__).with_name("mmdb_writer.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts import SECOND, Clock, Meter, Sender, Stepped, decoded, flow, joined, patched
 
 from pyflowx.batch import V4_MAPPED
 from pyflowx.exporting import ExportConfig
@@ -17,18 +16,13 @@ from pyflowx.exporting.biflow import FIN, QUIET_NS, RST, Pairing, conversations,
 from pyflowx.flowtable import EndReason
 from pyflowx.kernel.layout import KEY_DTYPE, VALUE_DTYPE
 
-spec = importlib.util.spec_from_file_location("parts", Path(__file__).with_name("parts.py"))
-parts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(parts)
-Clock, Meter, Sender, Stepped, decoded = parts.Clock, parts.Meter, parts.Sender, parts.Stepped, parts.decoded
-flow, joined, SECOND = parts.flow, parts.joined, parts.SECOND
 ONE, OTHER = V4_MAPPED + bytes([192, 0, 2, 1]), V4_MAPPED + bytes([192, 0, 2, 2])
 SYN, ACK = 2, 16
 
 
 @pytest.fixture
 def clock():
-    with parts.patched(Clock()) as clock:
+    with patched(Clock()) as clock:
         yield clock
 
 
@@ -150,7 +144,7 @@ def test_no_packet_is_lost_in_pairs(ticks):
             wanted[is_back, port] += packets
         drains.append(joined(*flows) if flows else (np.zeros(0, KEY_DTYPE), np.zeros(0, VALUE_DTYPE)))
     with (
-        parts.patched(clock),
+        patched(clock),
         Stepped(clock, Meter(*drains), sender, len(ticks), ExportConfig(biflow=True)) as exporter,
     ):
         exporter.run()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts import OFFSET, SECOND, Clock, Meter, Sender, Stepped, decoded, flow, joined, patched
 
 from pyflowx.batch import PacketBatch
 from pyflowx.cli.export import summary
@@ -22,18 +21,10 @@ from pyflowx.kernel.layout import ETHER_KEY_DTYPE, ETHER_VALUE_DTYPE, KEY_DTYPE,
 from pyflowx.transport.udp import SendCounts
 from pyflowx.wire import Decoder
 
-spec = importlib.util.spec_from_file_location("parts", Path(__file__).with_name("parts.py"))
-parts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(parts)
-Clock, Meter, Sender, Stepped, decoded, flow, joined = (
-    getattr(parts, name) for name in ("Clock", "Meter", "Sender", "Stepped", "decoded", "flow", "joined")
-)
-OFFSET, SECOND = parts.OFFSET, parts.SECOND
-
 
 @pytest.fixture
 def clock():
-    with parts.patched(Clock()) as clock:
+    with patched(Clock()) as clock:
         yield clock
 
 
@@ -124,7 +115,7 @@ def test_every_packet_that_was_drained_is_exported_once(ticks, max_flows):
             flows.append(flow(now, octets=2 * packets, **known))
         drains.append(joined(*flows) if flows else (np.zeros(0, KEY_DTYPE), np.zeros(0, VALUE_DTYPE)))
     sender, got = Sender(), Counter()
-    with parts.patched(clock):
+    with patched(clock):
         config = ExportConfig(active_timeout=3, inactive_timeout=2, max_flows=max_flows)
         with Stepped(clock, Meter(*drains), sender, len(ticks) + 3, config) as exporter:
             exporter.run()

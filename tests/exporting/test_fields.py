@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from parts import OFFSET, SECOND, flow, records_of
 
 from pyflowx.batch import V4_MAPPED, PacketBatch
 from pyflowx.elements import FieldSpecifier
@@ -16,11 +14,6 @@ from pyflowx.exporting.sessions import udp_encoder
 from pyflowx.flowtable import FlowRecords
 from pyflowx.kernel.layout import ETHER_KEY_DTYPE, ETHER_VALUE_DTYPE, KEY_DTYPE, KEY_LEVELS, VALUE_DTYPE, Tunnel, dtypes
 from pyflowx.wire import Decoder
-
-spec = importlib.util.spec_from_file_location("parts", Path(__file__).with_name("parts.py"))
-parts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(parts)
-flow, records_of, OFFSET, SECOND = parts.flow, parts.records_of, parts.OFFSET, parts.SECOND
 
 
 def sent(records, schema=None, boot=OFFSET):

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
+from parts import OFFSET, SECOND, Clock, Meter, Sender, Stepped, decoded, flow, patched
 
 from pyflowx.exporting import ExportConfig, Schema, SessionCounts
 from pyflowx.exporting.options import Facts, interface_names, options, sampling
 from pyflowx.exporting.sessions import udp_encoder
-
-spec = importlib.util.spec_from_file_location("parts", Path(__file__).with_name("parts.py"))
-parts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(parts)
-Clock, Meter, Sender, Stepped, decoded, flow = (
-    getattr(parts, name) for name in ("Clock", "Meter", "Sender", "Stepped", "decoded", "flow")
-)
-OFFSET, SECOND = parts.OFFSET, parts.SECOND
 
 
 def told(facts, protocol="ipfix", counts=None):
@@ -83,7 +73,7 @@ def test_statistics_of_both_processes():
 def test_an_exporter_tells_what_happened_to_it():
     sender, meter = Sender(), Meter(flow(0), flow(0))
     meter.ignored = {"malformed": (2, 128), "lost": (0, 0), "not_ip": (9, 900), "metered": (3, 300)}
-    with parts.patched(Clock()) as clock, Stepped(clock, meter, sender, 0, ExportConfig(), refresh=2) as exporter:
+    with patched(Clock()) as clock, Stepped(clock, meter, sender, 0, ExportConfig(), refresh=2) as exporter:
         exporter.tick()
         clock.now += 2 * SECOND
         exporter.tick()

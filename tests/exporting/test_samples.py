@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
+from parts import OFFSET, Clock, Meter, Sender, Stepped, patched
 
 from pyflowx.batch import PacketBatch
 from pyflowx.conversion import Conversion
@@ -14,11 +12,6 @@ from pyflowx.exporting import ExportConfig
 from pyflowx.exporting.samples import MAX_CLIP_LENGTH, packet_batches
 from pyflowx.kernel.samples import PacketSamples
 from pyflowx.wire import Decoder
-
-spec = importlib.util.spec_from_file_location("parts", Path(__file__).with_name("parts.py"))
-parts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(parts)
-Clock, Meter, Sender, Stepped, OFFSET = parts.Clock, parts.Meter, parts.Sender, parts.Stepped, parts.OFFSET
 
 FRAME = (
     bytes.fromhex("020000000002020000000001080045000054000040004011000ac0000201c0000202")
@@ -41,7 +34,7 @@ def samples(n, clip=128, ethernet=True):
 
 def sent(meter):
     sender = Sender()
-    with parts.patched(Clock()) as clock, Stepped(clock, meter, sender, 0, ExportConfig(mode="packet")) as exporter:
+    with patched(Clock()) as clock, Stepped(clock, meter, sender, 0, ExportConfig(mode="packet")) as exporter:
         exporter.tick()
         exporter.finish()
         counters = exporter.counters

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import socket
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from parts import OFFSET, SECOND, Meter, flow, records_of
 
 from pyflowx.batch import PacketBatch
 from pyflowx.exporting import ExportConfig, Exporter, Schema, SinkSession, TcpSession, Tick, sessions
@@ -20,11 +19,6 @@ from pyflowx.sinks.target import ReaderGoneError
 from pyflowx.transport import tcp
 from pyflowx.transport.tcp import TcpConnection
 from pyflowx.wire import Decoder
-
-spec = importlib.util.spec_from_file_location("parts", Path(__file__).with_name("parts.py"))
-parts = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(parts)
-flow, records_of, OFFSET, SECOND = parts.flow, parts.records_of, parts.OFFSET, parts.SECOND
 
 
 class Listener:
@@ -247,7 +241,7 @@ class Output:
 def test_a_reader_who_goes_ends_the_exporter():
     sink = Output()
     session = SinkSession(sink)
-    with Exporter(parts.Meter(flow(0), flow(0), flow(0)), [session], ExportConfig(inactive_timeout=1e-6)) as exporter:
+    with Exporter(Meter(flow(0), flow(0), flow(0)), [session], ExportConfig(inactive_timeout=1e-6)) as exporter:
         session.gone = exporter.stop
         for _ in range(3):
             exporter.tick()
