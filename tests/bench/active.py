@@ -8,20 +8,15 @@ the maps are drained once a second, which the exporter does less often when it i
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import signal
 import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
+
+import exporters
 
 from pyflowx.live import FeedReader
-
-spec = importlib.util.spec_from_file_location("exporters", Path(__file__).with_name("exporters.py"))
-exporters = importlib.util.module_from_spec(spec)
-sys.modules["exporters"] = exporters
-spec.loader.exec_module(exporters)
 
 WARM_S, SECONDS = 8, 20
 BAR = 15.0  # % of a core
