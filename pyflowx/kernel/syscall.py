@@ -132,6 +132,12 @@ class _Descriptor:
             os.close(self.fd)
             self.fd = -1
 
+    def _info(self) -> Buffer:
+        """What the kernel says of it: struct bpf_prog_info, bpf_link_info."""
+        info = ctypes.create_string_buffer(_INFO_LEN)
+        _call(_INFO_BY_FD, _attr("IIQ", self.fd, _INFO_LEN, ctypes.addressof(info)))
+        return info
+
     def __enter__(self) -> Self:
         return self
 
@@ -296,8 +302,7 @@ class Program(_Descriptor):
             raise refused(f"cannot look at program {id}", error) from error
 
     def info(self) -> ProgramInfo:
-        info = ctypes.create_string_buffer(_INFO_LEN)
-        _call(_INFO_BY_FD, _attr("IIQ", self.fd, _INFO_LEN, ctypes.addressof(info)))
+        info = self._info()
         name = info.raw[64:80].rstrip(b"\0").decode(errors="replace")
         return ProgramInfo(struct.unpack_from("=I", info, 4)[0], name, *struct.unpack_from("=QQ", info, 192))
 
@@ -323,9 +328,7 @@ class TcxLink(_Descriptor):
 
     def is_attached(self) -> bool:
         """Not where the interface is no more, or somebody has detached it."""
-        info = ctypes.create_string_buffer(_INFO_LEN)
-        _call(_INFO_BY_FD, _attr("IIQ", self.fd, _INFO_LEN, ctypes.addressof(info)))
-        ifindex: int = struct.unpack_from("=I", info, 16)[0]
+        ifindex: int = struct.unpack_from("=I", self._info(), 16)[0]
         return ifindex != 0
 
 

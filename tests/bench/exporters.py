@@ -293,7 +293,7 @@ def compare(load: Load, rate: int, candidates: dict[str, Candidate], rounds: int
 def main() -> None:
     words = sys.argv[1:]
     rates = [int(word) for word in words if word.isdecimal()] or RATES
-    rounds = [int(word[1:]) for word in words if re.fullmatch(r"x\d+", word)] or [1]
+    rounds = next((int(word[1:]) for word in words if re.fullmatch(r"x\d+", word)), 1)
     wanted = [word.lower() for word in words if not re.fullmatch(r"x?\d+", word)] or [""]
     load = Load()
     with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
@@ -306,7 +306,7 @@ def main() -> None:
             if any(word in name.lower() for word in wanted)
         }
         for rate in rates:
-            compare(load, rate, candidates, rounds[0])
+            compare(load, rate, candidates, rounds)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 import demo
 import pytest
+from attached import TC
 from benches import Bench
 from wires import Sender, Wire
 
@@ -18,6 +20,21 @@ from pyflowx.kernel.links import Links
 def no_tcx(monkeypatch):
     """As on Linux before 6.6: TC is a filter of clsact."""
     monkeypatch.setattr(Links, "_attach_tcx", lambda *_: False)
+
+
+class Way(NamedTuple):
+    """What ``--hook`` says, and the hooks that ingress and egress then have."""
+
+    option: str
+    hooks: tuple[str, str]
+
+
+@pytest.fixture(params=["tc", "xdp", "clsact"])
+def way(request):
+    if request.param == "clsact":
+        request.getfixturevalue("no_tcx")
+        return Way("tc", ("tc", "tc"))
+    return Way(request.param, (TC if request.param == "tc" else "xdp", TC))
 
 
 @pytest.fixture

@@ -89,32 +89,34 @@ def tap(wire):
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("hook", ["tc", "xdp", "clsact"])
-def test_nothing_stays_at_the_end(wire, hook, request):
-    if hook == "clsact":
-        request.getfixturevalue("no_tcx")
+def test_nothing_stays_at_the_end(wire, way):
     with wire.near:
-        with Meter(small("tc" if hook == "clsact" else hook)) as meter:
-            egress = meter.attach()[1]
-            assert egress.hook == ("tc" if hook == "clsact" else TC)
-            clsact_only = egress.hook == "tc" and hook != "xdp"
-            assert len(wire.near.attached()) == (1 if clsact_only else 2)
+        with Meter(small(way.option)) as meter:
+            assert tuple(at.hook for at in meter.attach()) == way.hooks
+            assert len(wire.near.attached()) == (1 if way.hooks == ("tc", "tc") else 2)
             meter.detach()
             assert wire.near.attached() == []
             meter.detach()
         assert wire.near.attached() == []
 
 
-@pytest.mark.parametrize("hook", ["xdp", "clsact"])
-def test_left_overs_of_a_dead_exporter_are_removed(wire, exporter, hook):
-    process = exporter(hook)
+@pytest.mark.parametrize(("dead", "next_one"), [("xdp", "xdp"), ("clsact", "clsact"), ("clsact", "tc")])
+def test_left_overs_of_a_dead_exporter_are_removed(wire, exporter, request, dead, next_one):
+    process = exporter(dead)
     process.send_signal(signal.SIGKILL)
     process.wait()
     left = wire.near.attached()
-    assert len(left) == (1 if hook == "clsact" or TC == "tcx" else 2)
-    with wire.near, Meter(small("xdp" if hook == "xdp" else "tc")) as meter:
-        meter.attach()
-        assert left[0] not in wire.near.attached()
+    assert len(left) == (2 if dead == "xdp" and TC == "tc" else 1)
+    if next_one == "clsact":
+        request.getfixturevalue("no_tcx")
+    with wire.near, Meter(small("xdp" if next_one == "xdp" else "tc")) as meter:
+        ifindex = meter.attach()[0].ifindex
+        assert next_one != "xdp" or wire.near.attached()[0] != left[0]
+        for direction, attach_type in (("ingress", syscall.TCX_INGRESS), ("egress", syscall.TCX_EGRESS)):
+            filters = wire.near.tc("filter", "show", "dev", "v", direction).count("pyflowx/")
+            programs = len(tcx(wire.near.name, ifindex, attach_type))
+            ours = 0 if next_one == "xdp" and direction == "ingress" else 1
+            assert (filters, programs) == ((0, ours) if TC == "tcx" and next_one != "clsact" else (ours, 0))
         send(3)
         assert udp_packets(meter) >= 3
     assert wire.near.attached() == []

@@ -38,12 +38,9 @@ def remake(wire):
     wire.wait_for_silence()
 
 
-@pytest.fixture(params=["tc", "xdp", "clsact"])
-def meter(wire, request):
-    if request.param == "clsact":
-        request.getfixturevalue("no_tcx")
-    hook = "xdp" if request.param == "xdp" else "tc"
-    with wire.near, Meter(MeterConfig(["v"], hook=hook, max_flows=100)) as meter:
+@pytest.fixture
+def meter(wire, way):
+    with wire.near, Meter(MeterConfig(["v"], hook=way.option, max_flows=100)) as meter:
         meter.attach()
         meter.watch()  # of what attaching itself changed
         meter.drain()
@@ -63,9 +60,9 @@ def test_nothing_happens(wire, meter):
     assert udp_packets(meter) == 3
 
 
-def test_an_interface_that_comes_back_is_metered_again(wire, meter):
+def test_an_interface_that_comes_back_is_metered_again(wire, meter, way):
     send(3)
-    hooks, first = [at.hook for at in meter.attachments], meter.attachments[0].ifindex
+    first = meter.attachments[0].ifindex
     wire.near.ip("link", "del", "v")
     assert meter.watch() == [LinkChange("v", first, "gone")]
     assert meter.attachments == []
@@ -75,7 +72,7 @@ def test_an_interface_that_comes_back_is_metered_again(wire, meter):
     assert events(meter) == [("v", "attached")]
     second = meter.attachments[0].ifindex
     assert second != first
-    assert [at.hook for at in meter.attachments] == hooks
+    assert tuple(at.hook for at in meter.attachments) == way.hooks
     meter.drain()
     send(5)
     keys, values = meter.drain()
@@ -119,16 +116,15 @@ def detach(number):
 
 
 @pytest.mark.parametrize("what", ["first", "second"])
-def test_what_somebody_has_removed_is_put_back(wire, meter, what):
-    hook = meter.attachments[1].hook
-    if hook == "tcx":
+def test_what_somebody_has_removed_is_put_back(wire, meter, way, what):
+    if way.hooks[1] == "tcx":
         detach(0 if what == "first" else -1)
     elif what == "first":
         wire.near.tc("qdisc", "del", "dev", "v", "clsact")
     else:
         wire.near.tc("filter", "del", "dev", "v", "egress")
-    assert [at.hook for at in meter.attachments][1] == hook
     assert events(meter) == [("v", "restored")]
+    assert tuple(at.hook for at in meter.attachments) == way.hooks
     send(4)
     assert udp_packets(meter) == 4
     assert meter.watch() == []

@@ -45,7 +45,10 @@ def test_no_packet_is_lost_while_the_maps_swap(wire, sender, hook):
     with wire.near, Meter(MeterConfig(["v"], hook=hook, max_flows=8192)) as meter:
         before = wire.near.counters("v")
         attachments = meter.attach()
-        assert [(a.hook, a.direction) for a in attachments] == [({"tc": TC}.get(hook, hook), "ingress"), (TC, "egress")]
+        assert [(a.hook, a.direction) for a in attachments] == [
+            (TC if hook == "tc" else hook, "ingress"),
+            (TC, "egress"),
+        ]
         threads = [threading.Thread(target=each.send, args=(rounds,)) for each in senders]
         for thread in threads:
             thread.start()
