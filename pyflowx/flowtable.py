@@ -24,7 +24,8 @@ U64 = npt.NDArray[np.uint64]
 
 ROW_BITS = 26  # of an index entry; the other 38 are the upper bits of the hash
 MAX_FLOWS = 1 << (ROW_BITS - 1)
-CHUNK = 1 << 17  # deltas that are merged in one go: their columns are of a size that the allocator keeps
+CHUNK = 1 << 20  # deltas that are put in order together, at most; the index is rewritten once for each
+SLICE = 1 << 12  # of these that are merged in one go: their columns stay in a processor's cache
 _ROW_MASK = np.uint64((1 << ROW_BITS) - 1)
 _HASH_MASK = ~_ROW_MASK
 
@@ -109,6 +110,7 @@ class FlowTable:
         # Multilinear hashing over 32-bit words: its upper half is strongly universal for random multipliers.
         generator = np.random.default_rng(seed)
         self._multipliers = generator.integers(0, 1 << 64, 2 * self._words + 1, np.uint64)
+        self._columns = np.dtype([("key", f"V{self._key.itemsize}"), ("value", f"V{self._value.itemsize}")])
         # Room for a full table and one more chunk of deltas; pages that no flow ever used cost nothing.
         capacity = 2 * max_flows
         self._store = np.empty((capacity, self._row.itemsize // 8), np.uint64)
@@ -176,43 +178,64 @@ class FlowTable:
             total += halves[:, column] * self._multipliers[column]
         return total & _HASH_MASK
 
+    def _order(self, keys: Array) -> U64:
+        """Entries like those of the index, sorted: hash and place among the keys."""
+        words = keys[:, None].view(np.uint64)
+        order = np.arange(len(keys), dtype=np.uint64)
+        for start in range(0, len(keys), SLICE):
+            order[start : start + SLICE] |= self._hash(words[start : start + SLICE])
+        order.sort()
+        return order
+
     def _add(self, keys: Array, values: Array) -> None:
-        deltas, prefix = self._prepare(keys, values)
+        # as octets without structure: NumPy copies fields one by one
+        keys, values = (array.view(self._columns[at]) for at, array in enumerate((keys, values)))
+        order = self._order(keys)
+        found, start = [self._index], 0
+        while start < len(order):
+            stop = min(start + SLICE, len(order))
+            stop = int(np.searchsorted(order, order[stop - 1] | _ROW_MASK, "right"))  # a key is in one slice only
+            found.append(self._add_slice(keys, values, order[start:stop]))
+            start = stop
+        if any(map(len, found[1:])):
+            self._index = np.concatenate(found)
+            self._index.sort(kind="stable")  # two sorted runs: one merge
+
+    def _add_slice(self, keys: Array, values: Array, order: U64) -> U64:
+        """Add the deltas in the places of an order; the index entries of flows that are new."""
+        prefix, places = order & _HASH_MASK, (order & _ROW_MASK).astype(np.int64)
+        deltas, prefix = self._distinct(self._rows(keys, values, places), prefix, places)
         rows, current = self._find(deltas, prefix)
         known = np.flatnonzero(rows >= 0)
+        entries = prefix[:0]
         if len(known) < len(rows):
             new = np.flatnonzero(rows < 0)
-            self._insert(np.take(deltas, new, axis=0), prefix[new])
+            entries = self._insert(np.take(deltas, new, axis=0), prefix[new])
             rows, current, deltas = rows[known], np.take(current, known, axis=0), np.take(deltas, known, axis=0)
         self._merge(current, deltas)
         self._opaque(self._store)[rows] = self._opaque(current)
         self._mark(rows, current)
+        return entries
 
-    def _prepare(self, keys: Array, values: Array) -> tuple[U64, U64]:
-        """Deltas as rows of words in the order of their hash, each key once; and that hash."""
-        words = np.ascontiguousarray(keys, self._key).view(np.uint64).reshape(len(keys), -1)
-        content = np.ascontiguousarray(values, self._value).view(np.uint64).reshape(len(keys), -1)
-        prefix = self._hash(words)
-        order = np.argsort(prefix)
-        prefix = prefix[order]
-        repeated = np.zeros(len(order) + 1, bool)
+    def _rows(self, keys: Array, values: Array, places: Array) -> U64:
+        rows = np.empty((len(places), self._store.shape[1]), np.uint64)
+        columns = rows.view(self._columns)[:, 0]
+        columns["key"], columns["value"] = keys[places], values[places]
+        return rows
+
+    def _distinct(self, deltas: U64, prefix: U64, position: Array) -> tuple[U64, U64]:
+        """Deltas in the order of their hash and that hash, those of one key as one."""
+        repeated = np.zeros(len(prefix) + 1, bool)
         repeated[1:-1] = prefix[1:] == prefix[:-1]
         if not repeated.any():
-            return self._rows(words, content, order), prefix
+            return deltas, prefix
         places = np.flatnonzero(repeated[1:] | repeated[:-1])
-        combined, starts = self._combine(self._rows(words, content, order[places]), prefix[places], order[places])
-        keep = np.ones(len(order), bool)
+        combined, starts = self._combine(deltas[places], prefix[places], position[places])
+        deltas[places[starts]] = combined
+        keep = np.ones(len(deltas), bool)
         keep[places] = False
         keep[places[starts]] = True
-        deltas = self._rows(words, content, order[keep])
-        deltas[(np.cumsum(keep) - 1)[places[starts]]] = combined
-        return deltas, prefix[keep]
-
-    def _rows(self, words: U64, content: U64, order: Array) -> U64:
-        rows = np.empty((len(order), self._store.shape[1]), np.uint64)
-        rows[:, : self._words] = np.take(words, order, axis=0)
-        rows[:, self._words :] = np.take(content, order, axis=0)
-        return rows
+        return deltas[keep], prefix[keep]
 
     def _combine(self, deltas: U64, prefix: U64, position: Array) -> tuple[U64, Array]:
         """Merge deltas of the same key in the order of time, ``position`` where that is the same, so that what began
@@ -238,26 +261,27 @@ class FlowTable:
         rows = np.full(len(deltas), -1, np.int64)
         current = np.empty_like(deltas)
         position = np.searchsorted(self._index, prefix)
-        pending = np.arange(len(deltas))
-        while True:
-            pending = pending[position[pending] < len(self._index)]
+        pending = np.flatnonzero(position < len(self._index))
+        while len(pending):
             entry = self._index[position[pending]]
             same = (entry & _HASH_MASK) == prefix[pending]
-            pending, entry = pending[same], entry[same]
-            if not len(pending):
-                return rows, current
+            if not same.all():
+                pending, entry = pending[same], entry[same]
             candidate = (entry & _ROW_MASK).astype(np.int64)
             content = np.take(self._store, candidate, axis=0)
+            wanted = deltas if len(pending) == len(deltas) else np.take(deltas, pending, axis=0)
             equal = np.ones(len(pending), bool)
             for word in range(self._words):
-                equal &= content[:, word] == deltas[pending, word]
-            if equal.all() and len(pending) == len(deltas):  # as it mostly is: no copy
+                equal &= content[:, word] == wanted[:, word]
+            if wanted is deltas and equal.all():  # as it mostly is: no copy
                 return candidate, content
             found = pending[equal]
             rows[found] = candidate[equal]
             self._opaque(current)[found] = self._opaque(content)[equal]
             pending = pending[~equal]
             position[pending] += 1
+            pending = pending[position[pending] < len(self._index)]
+        return rows, current
 
     def _merge(self, current: U64, deltas: U64) -> None:
         into, source = self._view(current)["value"], self._view(deltas)["value"]
@@ -265,23 +289,23 @@ class FlowTable:
             nothing = into[counter] == 0
             into[name][nothing] = source[name][nothing]
         for name, ufunc in self._merges.items():
-            into[name] = ufunc(into[name], source[name])
+            ufunc(into[name], source[name], out=into[name])
 
     def _mark(self, rows: Array, content: U64) -> None:
         """Note which flows may have ended by themselves."""
         if self._ending is not None:
             self._closing[rows] = self._view(content)["value"][self._ending.field] & self._ending.mask != 0
 
-    def _insert(self, deltas: U64, prefix: U64) -> None:
+    def _insert(self, deltas: U64, prefix: U64) -> U64:
+        """The index entries of new flows."""
         top = self._free_count
         self._free_count = top - len(deltas)
-        rows = self._free[self._free_count : top]
+        rows = self._free[self._free_count : top][::-1]  # the order of the hash, mostly, is that of the store
         self._opaque(self._store)[rows] = self._opaque(deltas)
         self._alive[rows] = True
         self._mark(rows, deltas)
         self._used = max(self._used, int(rows.max()) + 1)
-        self._index = np.concatenate([self._index, prefix | rows.astype(np.uint64)])
-        self._index.sort(kind="stable")  # two sorted runs, nearly: one merge
+        return prefix | rows.astype(np.uint64)
 
     def _remove(self, rows: Array, reason: Array) -> FlowRecords:
         content = self._view(np.take(self._store, rows, axis=0))
