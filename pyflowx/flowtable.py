@@ -110,7 +110,6 @@ class FlowTable:
         # Multilinear hashing over 32-bit words: its upper half is strongly universal for random multipliers.
         generator = np.random.default_rng(seed)
         self._multipliers = generator.integers(0, 1 << 64, 2 * self._words + 1, np.uint64)
-        self._columns = np.dtype([("key", f"V{self._key.itemsize}"), ("value", f"V{self._value.itemsize}")])
         # Room for a full table and one more chunk of deltas; pages that no flow ever used cost nothing.
         capacity = 2 * max_flows
         self._store = np.empty((capacity, self._row.itemsize // 8), np.uint64)
@@ -126,12 +125,13 @@ class FlowTable:
 
     def update(self, keys: Array, values: Array) -> FlowRecords:
         """Add deltas (n keys, n values; a key may come twice). Returns what had to leave for lack of room:
-        the flows that are longest without a packet."""
+        the flows that are longest without a packet. Keys and values are not copied first where each value stands
+        right behind its key in memory."""
         ended = []
         size = min(self._max_flows, CHUNK)
         for start in range(0, len(keys), size):
             chunk = slice(start, start + size)
-            self._add(keys[chunk], values[chunk])
+            self._add(self._joined(keys[chunk], values[chunk]))
             if len(self) > self._max_flows:
                 ended.append(self._evict(len(self) - self._max_flows))
         return self._records(ended)
@@ -170,6 +170,17 @@ class FlowTable:
         """Rows of words as one column without structure: NumPy scatters that twice as fast."""
         return words.view(f"V{self._row.itemsize}")[:, 0]
 
+    def _joined(self, keys: Array, values: Array) -> Array:
+        """Deltas as one column without structure, like that of :meth:`_opaque`."""
+        begin, end = (array.__array_interface__["data"][0] for array in (keys, values))
+        octets, strides = self._row.itemsize, keys.strides
+        if end - begin != keys.itemsize or values.strides != strides or strides[0] < octets:
+            rows = np.empty(len(keys), self._row)
+            rows["key"], rows["value"] = keys, values
+            keys = rows
+        words = keys.view(f"V{keys.itemsize}")[:, None].view(np.uint64)
+        return self._opaque(np.lib.stride_tricks.as_strided(words, (len(words), octets // 8)))
+
     def _hash(self, words: U64) -> U64:
         """The part of the hash that the index holds, of each row."""
         halves = words.view(np.uint32)
@@ -178,33 +189,32 @@ class FlowTable:
             total += halves[:, column] * self._multipliers[column]
         return total & _HASH_MASK
 
-    def _order(self, keys: Array) -> U64:
-        """Entries like those of the index, sorted: hash and place among the keys."""
-        words = keys[:, None].view(np.uint64)
+    def _order(self, deltas: Array) -> U64:
+        """Entries like those of the index, sorted: hash and place of each delta."""
+        keys = deltas[:, None].view(np.uint64)[:, : self._words]
         order = np.arange(len(keys), dtype=np.uint64)
         for start in range(0, len(keys), SLICE):
-            order[start : start + SLICE] |= self._hash(words[start : start + SLICE])
+            order[start : start + SLICE] |= self._hash(keys[start : start + SLICE])
         order.sort()
         return order
 
-    def _add(self, keys: Array, values: Array) -> None:
-        # as octets without structure: NumPy copies fields one by one
-        keys, values = (array.view(self._columns[at]) for at, array in enumerate((keys, values)))
-        order = self._order(keys)
+    def _add(self, deltas: Array) -> None:
+        order = self._order(deltas)
         found, start = [self._index], 0
         while start < len(order):
             stop = min(start + SLICE, len(order))
             stop = int(np.searchsorted(order, order[stop - 1] | _ROW_MASK, "right"))  # a key is in one slice only
-            found.append(self._add_slice(keys, values, order[start:stop]))
+            found.append(self._add_slice(deltas, order[start:stop]))
             start = stop
         if any(map(len, found[1:])):
             self._index = np.concatenate(found)
             self._index.sort(kind="stable")  # two sorted runs: one merge
 
-    def _add_slice(self, keys: Array, values: Array, order: U64) -> U64:
+    def _add_slice(self, deltas: Array, order: U64) -> U64:
         """Add the deltas in the places of an order; the index entries of flows that are new."""
         prefix, places = order & _HASH_MASK, (order & _ROW_MASK).astype(np.int64)
-        deltas, prefix = self._distinct(self._rows(keys, values, places), prefix, places)
+        words = deltas[places].view(np.uint64).reshape(len(places), -1)
+        deltas, prefix = self._distinct(words, prefix, places)
         rows, current = self._find(deltas, prefix)
         known = np.flatnonzero(rows >= 0)
         entries = prefix[:0]
@@ -216,12 +226,6 @@ class FlowTable:
         self._opaque(self._store)[rows] = self._opaque(current)
         self._mark(rows, current)
         return entries
-
-    def _rows(self, keys: Array, values: Array, places: Array) -> U64:
-        rows = np.empty((len(places), self._store.shape[1]), np.uint64)
-        columns = rows.view(self._columns)[:, 0]
-        columns["key"], columns["value"] = keys[places], values[places]
-        return rows
 
     def _distinct(self, deltas: U64, prefix: U64, position: Array) -> tuple[U64, U64]:
         """Deltas in the order of their hash and that hash, those of one key as one."""
@@ -235,7 +239,8 @@ class FlowTable:
         keep = np.ones(len(deltas), bool)
         keep[places] = False
         keep[places[starts]] = True
-        return deltas[keep], prefix[keep]
+        rows = np.flatnonzero(keep)
+        return np.take(deltas, rows, axis=0), prefix[rows]
 
     def _combine(self, deltas: U64, prefix: U64, position: Array) -> tuple[U64, Array]:
         """Merge deltas of the same key in the order of time, ``position`` where that is the same, so that what began

@@ -101,7 +101,8 @@ class Pairing:
     def deltas(self, keys: Array, values: Array) -> tuple[Array, Array]:
         """Deltas of conversations."""
         same, turned = conversations(keys)
-        made = np.zeros(len(keys), self.value_dtype)
+        deltas = np.zeros(len(keys), [("key", keys.dtype), ("value", self.value_dtype)])
+        deltas["key"], made = same, deltas["value"]
         for name in _WHOLE:
             made[name] = values[name]
         for name, _ in self._fields:
@@ -110,7 +111,7 @@ class Pairing:
             nothing = np.iinfo(source.dtype).max if MERGES.get(name) is np.minimum else 0
             made[_FORWARD + name] = np.where(mask, nothing, source)
             made[_REVERSE + name] = np.where(mask, source, nothing)
-        return same, made
+        return deltas["key"], made
 
     def records(self, biflows: FlowRecords) -> FlowRecords:
         """Forward is the direction of the first packet."""
