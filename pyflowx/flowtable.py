@@ -183,11 +183,8 @@ class FlowTable:
 
     def _hash(self, words: U64) -> U64:
         """The part of the hash that the index holds, of each row."""
-        halves = words.view(np.uint32)
-        total = np.full(len(words), self._multipliers[-1])
-        for column in range(2 * self._words):
-            total += halves[:, column] * self._multipliers[column]
-        return total & _HASH_MASK
+        halves = words.view(np.uint32).astype(np.uint64)
+        return (halves @ self._multipliers[:-1] + self._multipliers[-1]) & _HASH_MASK
 
     def _order(self, deltas: Array) -> U64:
         """Entries like those of the index, sorted: hash and place of each delta."""
