@@ -40,7 +40,7 @@ def packet_batches(samples: PacketSamples, offset_ns: int) -> list[FlowBatch]:
     """
     kind = samples.ethernet * 2 + samples.direction
     found = []
-    for each in np.unique(kind).tolist():
+    for each in np.flatnonzero(np.bincount(kind)).tolist():
         ethernet, egress = bool(each & 2), bool(each & 1)
         rows = np.flatnonzero(kind == each)
         times = samples.time_ns[rows].astype(np.int64) + offset_ns
