@@ -43,6 +43,11 @@ class EndReason(enum.IntEnum):
     LACK_OF_RESOURCES = 5
 
 
+def opaque(structures: Array) -> Array:
+    """The same column as octets without structure: NumPy copies fields one by one, and these as a whole."""
+    return structures.view(f"V{structures.itemsize}")
+
+
 class FlowRecords(NamedTuple):
     """n flows that ended: keys and values with the table's dtypes, and :class:`EndReason` (uint8)."""
 
@@ -55,9 +60,11 @@ class FlowRecords(NamedTuple):
 
     def take(self, rows: Any) -> FlowRecords:
         """The rows of an index array, boolean mask or slice."""
-        if isinstance(rows, np.ndarray) and rows.dtype.kind == "i":  # NumPy copies whole structures so, not fields
-            return FlowRecords(np.take(self.keys, rows), np.take(self.values, rows), self.reason[rows])
-        return FlowRecords(self.keys[rows], self.values[rows], self.reason[rows])
+        return FlowRecords(
+            opaque(self.keys)[rows].view(self.keys.dtype),
+            opaque(self.values)[rows].view(self.values.dtype),
+            self.reason[rows],
+        )
 
 
 class Ending(NamedTuple):
@@ -174,17 +181,19 @@ class FlowTable:
         """Deltas as one column without structure, like that of :meth:`_opaque`."""
         begin, end = (array.__array_interface__["data"][0] for array in (keys, values))
         octets, strides = self._row.itemsize, keys.strides
+        keys, values = opaque(keys), opaque(values)
         if end - begin != keys.itemsize or values.strides != strides or strides[0] < octets:
-            rows = np.empty(len(keys), self._row)
+            rows = np.empty(len(keys), [("key", keys.dtype), ("value", values.dtype)])
             rows["key"], rows["value"] = keys, values
-            keys = rows
-        words = keys.view(f"V{keys.itemsize}")[:, None].view(np.uint64)
+            keys = rows["key"]
+        words = keys[:, None].view(np.uint64)
         return self._opaque(np.lib.stride_tricks.as_strided(words, (len(words), octets // 8)))
 
     def _hash(self, words: U64) -> U64:
         """The part of the hash that the index holds, of each row."""
         halves = words.view(np.uint32).astype(np.uint64)
-        return (halves @ self._multipliers[:-1] + self._multipliers[-1]) & _HASH_MASK
+        found: U64 = (halves @ self._multipliers[:-1] + self._multipliers[-1]) & _HASH_MASK
+        return found
 
     def _order(self, deltas: Array) -> U64:
         """Entries like those of the index, sorted: hash and place of each delta."""

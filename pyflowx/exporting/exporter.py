@@ -285,9 +285,9 @@ class Exporter:
             full &= (keys["ethertype"] == 0) & ~keys["src_mac"].any(axis=1) & ~keys["dst_mac"].any(axis=1)
         found = []
         if full.any():
-            reason = np.full(np.count_nonzero(full), EndReason.LACK_OF_RESOURCES, np.uint8)
-            found.append(FlowRecords(keys[full], values[full], reason))
-            keys, values = keys[~full], values[~full]
+            drained = FlowRecords(keys, values, np.full(len(keys), EndReason.LACK_OF_RESOURCES, np.uint8))
+            found.append(drained.take(full))
+            keys, values, _ = drained.take(~full)
         if self._pairing is None:
             return [*found, self._table.update(keys, values)]
         return [*found, self._table.update(*self._pairing.deltas(keys, values))]

@@ -20,7 +20,7 @@ from pyflowx.flowtable import KEEP, FlowRecords
 from pyflowx.kernel.layout import Tunnel, dtypes
 
 PROTOCOLS = ("ipfix", "netflow9", "netflow5")
-MAX_BATCH = 1 << 12  # records: what is done with their columns stays in a processor's cache
+MAX_BATCH = 1 << 13  # records: what is done with their columns stays in a processor's cache
 SELECTOR = 1  # the only one (RFC 5476 §3.2)
 _INITIATOR = 1  # biflowDirection: the forward direction is that of the first packet
 TIME_UNITS = {"ms": "Milliseconds", "us": "Microseconds", "ns": "Nanoseconds", "s": "Seconds"}

@@ -33,6 +33,7 @@ MAX_TCP_MESSAGE = 16_384
 HELD_RECORDS = 1 << 18  # for a collector that cannot be reached over TCP; then the oldest go
 STALLED_S = 0.01  # the time that a collector gets which took nothing in the last tick
 _CHUNK = 4096  # records that are encoded at once for TCP
+_GROUP = 4 * _CHUNK  # ... for UDP, about: few Messages are not full for that, and memory is used again
 
 
 class Tick(NamedTuple):
@@ -116,6 +117,19 @@ def udp_encoder(protocol: str, domain: int, sampling: tuple[int, bool]) -> Encod
     return netflow9.Encoder(domain) if protocol == "netflow9" else ipfix.Encoder(domain)
 
 
+def _groups(batches: Sequence[FlowBatch]) -> list[list[FlowBatch]]:
+    """One after another, of some :data:`_GROUP` records; at least one."""
+    groups: list[list[FlowBatch]] = [[]]
+    records = 0
+    for batch in batches:
+        if records >= _GROUP:
+            groups.append([])
+            records = 0
+        groups[-1].append(batch)
+        records += len(batch)
+    return groups
+
+
 class UdpSession:
     """Messages over UDP, the same to all destinations of the sender.
 
@@ -133,15 +147,21 @@ class UdpSession:
         if isinstance(self._encoder, netflow5.Encoder | netflow9.Encoder):
             self._encoder.boot_ns = tick.boot_ns  # of uptimes; the clock may have been set
         due = self._next_refresh_ns is None or tick.now_ns >= self._next_refresh_ns
+        templates: Templates = "new"
+        batches = list(flows)
         if due or (flows and self._unheard()):
             self._next_refresh_ns = tick.now_ns + self._refresh_ns
-            batches = [*options(self.counts, self._encoder), *flows]
-            messages = self._encoder.encode_all(batches, tick.export_ns, "all")
-        else:
-            messages = self._encoder.encode_all(flows, tick.export_ns, "new")
+            templates = "all"
+            batches = [*options(self.counts, self._encoder), *batches]
+        total = sum(map(len, batches))
+        groups = _groups(batches)
+        for group in groups:
+            share = sum(map(len, group)) / total if total else 1
+            messages = self._encoder.encode_all(group, tick.export_ns, templates)
+            self._spread(messages, tick.spread_s * share, more=group is not groups[-1])
+            templates = "new"
         self.counts.template_messages = self._encoder.with_templates
         self.counts.flows += sum(map(len, flows))
-        self._spread(messages, tick.spread_s)
         if self._moved():  # who hears us now knows no Templates of this Transport Session
             again = self._encoder.encode_all(options(self.counts, self._encoder), tick.export_ns, "all")
             self._spread(again, tick.spread_s)
@@ -160,9 +180,9 @@ class UdpSession:
         before, self._reconnects = self._reconnects, sum(counts.reconnects for counts in self._sender.counts)
         return self._reconnects > before
 
-    def _spread(self, messages: Datagrams, spread_s: float) -> None:
+    def _spread(self, messages: Datagrams, spread_s: float, more: bool = False) -> None:
         """Send in small bursts, spread over ``spread_s`` where there are many: a socket's usual receive
-        buffer holds some 90 Messages."""
+        buffer holds some 90 Messages. ``more`` are to follow."""
         total = len(messages)
         rate = max(SLOW_RATE, total / spread_s)
         begin = time.monotonic()
@@ -170,7 +190,7 @@ class UdpSession:
             burst = Datagrams(messages.data[row : row + BURST], messages.length[row : row + BURST])
             self._sender.send(burst)
             sent = row + len(burst)
-            if sent < total and (early := begin + sent / rate - time.monotonic()) > 0:
+            if (sent < total or more) and (early := begin + sent / rate - time.monotonic()) > 0:
                 time.sleep(early)
         self.counts.messages += total
         self.counts.octets += int(messages.length.sum())

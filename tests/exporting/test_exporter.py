@@ -13,7 +13,7 @@ from parts import OFFSET, SECOND, Clock, Meter, Sender, Stepped, decoded, flow, 
 
 from pyflowx.batch import PacketBatch
 from pyflowx.cli.export import summary
-from pyflowx.exporting import ExportConfig, Exporter, sessions
+from pyflowx.exporting import ExportConfig, Exporter, fields, sessions
 from pyflowx.exporting.exporter import ticks_between_drains
 from pyflowx.flowtable import EndReason
 from pyflowx.kernel import Attachment, LinkChange
@@ -246,6 +246,24 @@ def test_many_messages_are_spread_over_the_tick(clock):
     sent = sum(count for _, count in times)
     assert sent == exporter.counters.messages > 100
     assert times[-1][0] - begin == pytest.approx(sent / sessions.SLOW_RATE * SECOND, rel=0.2)
+
+
+def test_many_records_go_group_by_group_and_miss_nothing(clock, monkeypatch):
+    monkeypatch.setattr(fields, "MAX_BATCH", 50)
+    monkeypatch.setattr(sessions, "_GROUP", 300)
+    many = joined(*(flow(src_port=port, protocol=6 if port % 3 else 17) for port in range(2000)))
+    sender = Sender()
+    with Stepped(clock, Meter(many), sender, 0) as exporter:
+        begin = clock.now
+        exporter.finish()
+    records, problems = decoded(sender.datagrams)
+    assert problems == []
+    assert sorted(record["sourceTransportPort"] for record in records) == list(range(2000))
+    sequence = [int.from_bytes(datagram[8:12], "big") for datagram in sender.datagrams]
+    assert sequence == sorted(sequence) and sequence[-1] < 2000 + len(decoded(sender.datagrams, options=True)[0])
+    templates = [number for number, datagram in enumerate(sender.datagrams) if datagram[16:18] == b"\0\2"]
+    assert templates == [0]
+    assert clock.now - begin == pytest.approx(len(sender.datagrams) / sessions.SLOW_RATE * SECOND, rel=0.2)
 
 
 def test_the_summary_says_where_everything_went(clock):

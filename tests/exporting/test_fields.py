@@ -8,7 +8,7 @@ from parts import OFFSET, SECOND, flow, records_of
 
 from pyflowx.batch import V4_MAPPED, PacketBatch
 from pyflowx.elements import FieldSpecifier
-from pyflowx.exporting import MERGES, PROTOCOLS, Schema
+from pyflowx.exporting import MERGES, PROTOCOLS, Schema, fields
 from pyflowx.exporting.fields import FIELDS, Trait
 from pyflowx.exporting.sessions import udp_encoder
 from pyflowx.flowtable import FlowRecords
@@ -105,6 +105,23 @@ def test_every_combination_of_traits_has_a_record_that_can_be_sent(protocol, bif
         names = [specifier.element.name for specifier in batch.fields]
         assert len(set(names)) == len(names)
     assert len(sent(records, schema)) == len(carried)
+
+
+def test_many_records_are_several_batches(monkeypatch):
+    rng = np.random.default_rng(1)
+    protocols = rng.choice([1, 6, 17], 100).tolist()
+    records = records_of(*(flow(src_port=port, protocol=protocol) for port, protocol in enumerate(protocols)))
+    whole = Schema().batches(records, OFFSET)
+    assert len(whole) == 3
+    monkeypatch.setattr(fields, "MAX_BATCH", 7)
+    batches = Schema().batches(records, OFFSET)
+    assert max(map(len, batches)) == 7
+    assert len(batches) == sum(-(-len(batch) // 7) for batch in whole)
+    for batch in whole:
+        same = [part for part in batches if part.fields == batch.fields]
+        for at, column in enumerate(batch.columns):
+            assert np.array_equal(np.concatenate([part.columns[at] for part in same]), column)
+    assert len(Schema().batches(records.take(slice(0, 0)), OFFSET)) == 0
 
 
 def test_the_kernels_values_all_have_a_rule_and_a_field():
