@@ -44,9 +44,8 @@ struct packet {
 	__u32 mpls_offset;	/* of the label stack, and of what follows it; 0 for none */
 	__u32 mpls_end;
 	__u32 fragment_id; /* of an IPv6 packet; of an IPv4 packet only where it is a fragment */
-	__u32 jiffy;
-	__u16 ethertype; /* behind VLAN tags */
-	__u8 ethernet;	 /* whether the device has Ethernet headers */
+	__u16 ethertype;   /* behind VLAN tags */
+	__u8 ethernet;	   /* whether the device has Ethernet headers */
 	__u8 protocol;
 	__u8 fragment;		/* enum fragment_part */
 	__u8 fragment_protocol; /* what the header says that all fragments have */

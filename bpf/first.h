@@ -9,7 +9,6 @@
 #include "parse.h"
 
 #define FLOW_LABEL_MASK	 0x000fffff
-#define TCP_SYN		 0x02
 #define TCP_HEADER_LEN	 20
 #define TCP_OPTIONS_MAX	 40
 #define TCP_OPTION_END	 0

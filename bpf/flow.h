@@ -198,7 +198,8 @@ enum number_slot {
 	NUMBER_PLACES = 10,	      /* of a table, where the search for a flow goes on */
 	NUMBER_CATCH_ALL_PLACES = 11, /* and for a catch-all flow */
 	NUMBER_TABLE_BITS = 12,	      /* entries of bits */
-	NUMBER_HASH = 13, /* random numbers of the hash: one, and one for each 32 bits of key */
+	NUMBER_TIMED = 13,	      /* packets of a CPU in a jiffy that are timed one by one */
+	NUMBER_HASH = 14, /* random numbers of the hash: one, and one for each 32 bits of key */
 };
 
 #endif

@@ -67,14 +67,14 @@ static __always_inline int add_to_flow(struct cursor *cursor, struct packet *pac
 {
 	__u32 zero = 0, first = TABLE_RECENT + bpf_get_smp_processor_id() * (1 + RECENT);
 	void *flows = bpf_map_lookup_elem(MAP(MAP_FLOWS), &zero);
-	struct flow *head, *recent;
+	struct waiting *head;
+	struct flow *recent;
 
 	if (!flows)
 		return 0;
 	head = entry(flows, first++);
 	if (!head)
 		return 0;
-	packet->jiffy = bpf_jiffies64();
 	cursor->pos = cursor->start; /* where parsing ended makes no difference to the verifier */
 	reduce(packet);
 	packet->key.complete = 1;
@@ -83,7 +83,7 @@ static __always_inline int add_to_flow(struct cursor *cursor, struct packet *pac
 	if (!recent)
 		return 0;
 	if (is_same(&recent->key, &packet->key)) {
-		add_packet(recent, packet);
+		add_packet(head, recent, packet);
 		return 1;
 	}
 	describe_first(cursor, packet);
@@ -91,7 +91,7 @@ static __always_inline int add_to_flow(struct cursor *cursor, struct packet *pac
 	recent = entry(flows, first + head->claims);
 	if (!recent)
 		return 0;
-	begin_recent(recent, packet);
+	begin_recent(head, recent, packet);
 	if (++head->claims >= RECENT)
 		settle(flows, head, first, unknown_zero(cursor));
 	return 1;

@@ -24,6 +24,7 @@
 #define IPV6_MORE_FRAGMENTS 0x0001
 #define FRAGMENT_FLAGS	    0xe0 /* IANA fragmentFlags: reserved, don't fragment, more fragments */
 #define FRAGMENT_MORE	    0x20
+#define TCP_SYN		    0x02
 #define TCP_ENDS	    0x05 /* FIN, RST */
 #define TCP_FLAGS_MASK	    0x0fff
 #define SCTP_HEADER_LEN	    12

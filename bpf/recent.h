@@ -5,11 +5,10 @@
  * would else wait for each: that is most of what a packet costs as soon as the table is larger than
  * the caches. And packets of one flow that follow each other are added up before.
  *
- * Of each CPU there are an entry whose `claims` says how many wait, and RECENT for them; in theirs,
- * `claims` is the jiffy in which last_ns was written. Programs run with bottom halves off, so that
- * none comes between another and its entries. User space drains what waits with the rest: a flow
- * may then be there twice, and the statistics lack its packets, which are counted when it has a
- * place.
+ * Of each CPU there are an entry for struct waiting, and RECENT for flows. Programs run with bottom
+ * halves off, so that none comes between another and its entries. User space drains what waits with
+ * the rest: a flow may then be there twice, and the statistics lack its packets, which are counted
+ * when it has a place.
  */
 #ifndef PYFLOWX_RECENT_H
 #define PYFLOWX_RECENT_H
@@ -25,15 +24,36 @@
 #define PROBES	     (NEAR_PROBES + FAR_PROBES + CATCH_ALL_PROBES)
 #define SETTLE_STEPS (PROBES + 24) /* places that are looked at in one go */
 
+/* What a CPU has beside its flows, in an entry of its own. */
+struct waiting {
+	__u32 claims;		 /* flows that wait */
+	__u32 jiffy;		 /* of the last packet */
+	struct flow_key no_flow; /* 0, so that it is not taken for a flow that waits */
+	__u64 packets;		 /* in this jiffy */
+	__u64 time_ns;		 /* of the last packet */
+};
+
 /*
- * The clock costs as much as the look-up. Busy flows read it for one packet in 32 and in each jiffy
- * (1 to 10 ms), so that the time of their last packet is at most 31 packets and one jiffy old.
- * Exact are the first 64 packets in a row and what ends a TCP connection.
+ * Reading the clock would be a fifth of what a packet costs. So a CPU reads it for the first
+ * NUMBER_TIMED packets of each jiffy (1 to 10 ms), then for one in 16, and for what begins or ends
+ * a TCP connection. Other packets have the time of the last reading, and a nanosecond more for each
+ * of them: at most 15 packets and one jiffy old, and always in the order in which they came.
  */
-static __always_inline int needs_clock(const struct flow *recent, const struct packet *packet)
+static __always_inline __u64 time_of(struct waiting *head, const struct packet *packet)
 {
-	return recent->value.packets < 64 || !(recent->value.packets & 31) ||
-	       recent->claims != packet->jiffy || packet->value.tcp_flags & TCP_ENDS;
+	__u32 jiffy = bpf_jiffies64();
+
+	if (head->jiffy != jiffy) {
+		head->jiffy = jiffy;
+		head->packets = 0;
+	}
+	head->packets++;
+	if (head->packets <= NUMBER(NUMBER_TIMED) || !(head->packets & 15) ||
+	    packet->value.tcp_flags & (TCP_SYN | TCP_ENDS))
+		head->time_ns = bpf_ktime_get_ns();
+	else
+		head->time_ns++;
+	return head->time_ns;
 }
 
 /* A number of which the verifier learns nothing when this is compared. */
@@ -72,23 +92,21 @@ static __always_inline void widen(struct flow_value *to, const struct flow_value
 }
 
 /* One more packet of the flow that this CPU met last. */
-static __always_inline void add_packet(struct flow *recent, const struct packet *packet)
+static __always_inline void add_packet(struct waiting *head, struct flow *recent,
+				       const struct packet *packet)
 {
-	if (needs_clock(recent, packet)) {
-		recent->value.last_ns = bpf_ktime_get_ns();
-		recent->claims = packet->jiffy;
-	}
+	recent->value.last_ns = time_of(head, packet);
 	recent->value.packets += packet->value.packets;
 	recent->value.octets += packet->value.octets;
 	recent->value.l2_octets += packet->value.l2_octets;
 	widen(&recent->value, &packet->value);
 }
 
-static __always_inline void begin_recent(struct flow *recent, struct packet *packet)
+static __always_inline void begin_recent(struct waiting *head, struct flow *recent,
+					 struct packet *packet)
 {
-	packet->value.first_ns = packet->value.last_ns = bpf_ktime_get_ns();
+	packet->value.first_ns = packet->value.last_ns = time_of(head, packet);
 	recent->hash = hash_of(&packet->key);
-	recent->claims = packet->jiffy;
 	recent->key = packet->key;
 	recent->value = packet->value;
 }
@@ -291,7 +309,7 @@ static __always_inline int next_place(struct search *search, const struct flow *
  * Brings what waits to its places, the last one first, each to the end of its search; what is left
  * when too few steps are left for another one goes on waiting.
  */
-static __always_inline void settle(void *flows, struct flow *head, __u32 first, __u64 zero)
+static __always_inline void settle(void *flows, struct waiting *head, __u32 first, __u64 zero)
 {
 	struct flow *recent = entry(flows, first + head->claims - 1), *flow;
 	struct table_state *state = state_of(flows);

@@ -470,7 +470,9 @@ def test_captures_are_read_one_after_the_other(tmp_path: Path) -> None:
 
     paths = []
     for number, payload in enumerate((message(TEMPLATE, flows(1)), message(flows(2)))):
-        packet = Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=4739) / payload
+        packet = (
+            Ether(dst="02:00:00:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=4739) / payload
+        )
         packet.time = 1_700_000_000 + number
         wrpcap(str(tmp_path / f"{number}.pcap"), [packet])
         paths += ["--pcap", str(tmp_path / f"{number}.pcap")]

@@ -148,7 +148,8 @@ def _configs(options: Mapping[str, Any], own: Sequence[bytes]) -> tuple[ExportCo
 
     exclude = tuple((octets, options["collector_port"]) for octets in own)
     known = {**options, "interfaces": _interfaces(options["interfaces"])}
-    meter = _pick(MeterConfig, known, exclude=exclude, measured_runs=MEASURED_RUNS)
+    exact = options["biflow"] or options["time_unit"] in ("us", "ns")  # who spoke first is a matter of microseconds
+    meter = _pick(MeterConfig, known, exclude=exclude, measured_runs=MEASURED_RUNS, exact_times=exact)
     meter.check()
     return _pick(ExportConfig, options), meter
 

@@ -122,7 +122,7 @@ def record_options(command: _F) -> _F:
             type=click.Choice(["s", "ms", "us", "ns"]),
             default="ms",
             show_default=True,
-            help="Of a flow's start and end in IPFIX.",
+            help="Of a flow's start and end in IPFIX; with us and ns a busy processor times every packet.",
         ),
         click.option(
             "--observation-domain-id",

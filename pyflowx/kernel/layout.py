@@ -50,8 +50,8 @@ _KEY = [
 # 9740), fragment_flags (IANA fragmentFlags). The first packet's: ICMP's type and code (IGMP's type too),
 # flow_label (IPv6), fragment_id (IPv4 identification; IPv6: of a fragment), tcp_window; tcp_mss and
 # tcp_window_scale of a SYN, else 0; mpls_depth labels (we look at 8), of which mpls_1 is the top (20 bits of
-# label, EXP, S). Of a busy flow last_ns may be up to 31 packets and one jiffy of the
-# kernel (1 to 10 ms) old, see bpf/meter.h.
+# label, EXP, S). Times may be up to 15 packets and one jiffy of the kernel (1 to 10 ms) old where a CPU has many
+# packets, unless they are to be exact: see bpf/recent.h.
 _VALUE = [
     ("packets", "=u8"),
     ("octets", "=u8"),
@@ -158,7 +158,8 @@ class NumberSlot(enum.IntEnum):
     PLACES = 10
     CATCH_ALL_PLACES = 11
     TABLE_BITS = 12
-    HASH = 13  # and all behind it: one, and one for 32 bits of key
+    TIMED = 13
+    HASH = 14  # and all behind it: one, and one for 32 bits of key
 
 
 OWN_EXPORT_DTYPE = np.dtype([("address", "u1", 16), ("port", "=u2"), ("any_address", "u1"), ("pad", "u1")])

@@ -20,6 +20,7 @@ SIDES = ("ingress", "egress")
 _TC = tuple(f"pyflowx_{side}{link}" for side in SIDES for link in ("", "_ip"))  # _ip: devices without Ethernet header
 _XDP = ("pyflowx_xdp",)
 TUNNELS = 2
+_TIMED, _ALL = 64, (1 << 32) - 1  # packets of a CPU in a jiffy that are timed one by one
 FILES = {"meter_tc.c": _TC, "meter_xdp.c": _XDP}
 
 
@@ -72,6 +73,7 @@ def numbers(
         NumberSlot.CLIP_LENGTH: clip_room(config.clip_length),
         NumberSlot.XDP_FRAGS: frags,
         NumberSlot.TUNNELS: tunnels,
+        NumberSlot.TIMED: _ALL if config.exact_times else _TIMED,
     }
 
 

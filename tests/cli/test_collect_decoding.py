@@ -132,8 +132,10 @@ def test_biflows_as_two_flows(flows: Path) -> None:
     ]
 
 
-INNER = Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / TCP()
-TUNNEL = Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789) / VXLAN(flags=8) / INNER
+INNER = Ether(dst="02:00:00:00:00:02") / IP(src="10.0.0.1", dst="10.0.0.2") / TCP()
+TUNNEL = (
+    Ether(dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789) / VXLAN(flags=8) / INNER
+)
 
 
 def test_outer_addresses_of_tunnels(tmp_path: Path) -> None:

@@ -357,7 +357,12 @@ def test_every_input_in_one_process(tmp_path: Path) -> None:
     from scapy.layers.l2 import Ether
     from scapy.utils import wrpcap
 
-    packet = Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=4739) / message(TEMPLATE, flows(1))
+    packet = (
+        Ether(dst="02:00:00:00:00:02")
+        / IP(src="10.0.0.1", dst="10.0.0.2")
+        / UDP(sport=1, dport=4739)
+        / message(TEMPLATE, flows(1))
+    )
     wrpcap(str(tmp_path / "a.pcap"), [packet])
     sflow = struct.pack(">IIIIIII", 5, 1, 0xC0000209, 0, 1, 1000, 0)
     files = [f"sflow+pcap://{tmp_path}/a.pcap", f"netflow+pcap://{tmp_path}/a.pcap"]  # read one after the other
@@ -388,7 +393,12 @@ def test_windows_of_a_capture_file_are_those_of_its_packets(tmp_path: Path) -> N
 
     packets = []
     for number in range(10):
-        packet = Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=1) / message(TEMPLATE, flows(number))
+        packet = (
+            Ether(dst="02:00:00:00:00:02")
+            / IP(src="10.0.0.1", dst="10.0.0.2")
+            / UDP(sport=1, dport=1)
+            / message(TEMPLATE, flows(number))
+        )
         packet.time = 1_700_000_100 + 60 * number
         packets.append(packet)
     wrpcap(str(tmp_path / "a.pcap"), packets)

@@ -180,7 +180,9 @@ def test_a_frame_without_ip(exporter: Any, rows_of: Flows) -> None:
 
 
 def test_outer_or_inner_addresses_of_a_section(exporter: Any, rows_of: Flows) -> None:
-    frame = bytes(Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789) / VXLAN(flags=8) / FRAME)
+    frame = bytes(
+        Ether(dst="02:00:00:00:00:02") / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(dport=4789) / VXLAN(flags=8) / FRAME
+    )
     message = exporter.message(exporter.set({f"dataLinkFrameSection:{len(frame)}": frame}))
     assert [flow["src_addr"] for flow in rows_of(Conversion(), message)] == [0x0A000001]
     assert [flow["src_addr"] for flow in rows_of(Conversion(tunnels=False), message)] == [0xC0000201]

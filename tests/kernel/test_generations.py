@@ -109,7 +109,8 @@ def test_what_the_first_packet_says_is_kept(bench):
     """Those that wait do not come to their places in the order of time."""
 
     def tcp(flags, **more):
-        return bytes(Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(sport=1, dport=2, flags=flags, **more))
+        link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+        return bytes(link / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(sport=1, dport=2, flags=flags, **more))
 
     for round in range(2):  # while they wait, and when the flow has a place
         bench.program.test_run(tcp("S", options=[("MSS", 1400)]))
