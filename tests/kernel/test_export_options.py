@@ -33,6 +33,7 @@ from exports import (
     talk,
     wait_until,
 )
+from frames import udp_frame
 
 from pyflowx.batch import PacketBatch
 from pyflowx.flowtable import EndReason
@@ -255,6 +256,20 @@ def test_biflows(stack):
         start, back = batch.column("flowStartNanoseconds"), batch.column("reverseFlowStartNanoseconds")
         assert (start <= back).all()
         assert (np.asarray(batch.column("reversePacketDeltaCount")) > 0).all()
+
+
+def test_each_packet_is_timed_for_nanoseconds(stack, sender):
+    """Not by the last reading of the clock and a nanosecond more, as is enough for milliseconds."""
+    collector = Collector(stack)
+    program = export(stack, "--time-unit", "ns", "--direction", "ingress")
+    demo.link_up()
+    with demo.inside(THERE):
+        sender([udp_frame(number) for number in range(1, 2001)], "wire").send()
+    program.end()
+    collector.end()
+    batches = [batch for batch in collector.batches if batch.find(0, 7) is not None]
+    starts = np.sort(np.concatenate([batch.column("flowStartNanoseconds").astype(np.int64) for batch in batches]))
+    assert len(starts) >= 2000 and (np.diff(starts) > 5).all()  # 2**-32 s: some four are a nanosecond
 
 
 @pytest.mark.parametrize(
