@@ -34,7 +34,7 @@ def measure(load: exporters.Load, rate: int, program: list[str], feed: str) -> t
     command = [sys.executable, *program, "export", "-i", "v", "-H", "127.0.0.1", "-p", str(exporters.PORT)]
     command += ["--direction", "ingress", "--no-metrics", "--live", feed, "--max-flows", str(load.flows + 5000)]
     process = exporters.start(exporters.Candidate(command, "live feed"))
-    sending = threading.Thread(target=load.send, args=(rate, rate * (WARM_S + SECONDS)))
+    sending = threading.Thread(target=load.send, args=(rate, rate * (WARM_S + SECONDS)), daemon=True)
     sending.start()
     time.sleep(WARM_S)
     before, begin = exporters.process_cpu(process.pid), time.perf_counter()
