@@ -87,7 +87,7 @@ def test_native_xdp_and_tc_count_what_the_interface_counts(wire, generator, expo
     exporter.run("ip link set eth1 up")
     collect.end()
     assert (packets + others[0], frames + others[1]) == tuple(b - a for a, b in zip(before, after, strict=True))
-    assert packets > 4000
+    assert packets > 2000  # iperf3 drops what of TCP is still on its way when the client ends
     assert collected(collect) == [packets, octets]
     assert attached(exporter) == set()
 
