@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pyflowx.flowtable import opaque
 from pyflowx.kernel import syscall
 from pyflowx.kernel.layout import (
     CATCH_ALL_PROBES,
@@ -64,12 +65,10 @@ class _Table:
         then."""
         taken = np.flatnonzero(np.unpackbits(self._bits.copy().view(np.uint8), bitorder="little"))
         recent = self.waiting()
-        # as octets without structure: NumPy copies fields one by one
-        opaque = np.dtype(f"V{self._places.itemsize}")
-        places = self._places.view(opaque)
-        flows = np.empty(len(taken) + len(recent), opaque)
+        places = opaque(self._places)
+        flows = np.empty(len(taken) + len(recent), places.dtype)
         np.take(places, taken, out=flows[: len(taken)], mode="clip")  # "raise" would copy once more
-        flows[len(taken) :] = recent.view(opaque)
+        flows[len(taken) :] = opaque(recent)
         if len(taken) > _WHOLE * len(places) or self._state["spoiled"][0]:
             self._places.view(np.uint64)[:] = 0
         else:

@@ -208,6 +208,9 @@ class Candidate(NamedTuple):
     end: tuple[str, ...] = ()
 
 
+NOBODY = Candidate(["sleep", "infinity"])
+
+
 def exporters(folder: str) -> dict[str, Candidate]:
     config = Path(folder, "pmacctd.conf")
     config.write_text(PMACCTD.format(port=PORT))
@@ -271,14 +274,6 @@ def measure(load: Load, rate: int, candidate: Candidate) -> tuple[float, float, 
     return usage.ru_utime + usage.ru_stime - before, cpu, seconds, collector.end(), packets
 
 
-def without(load: Load, rate: int) -> float:
-    """CPU seconds of sender and ksoftirqd with no exporter, but with the collector, whose thread is beside them."""
-    collector = Collector()
-    cpu, _ = sending(load, rate)
-    collector.end()
-    return cpu
-
-
 def row(name: str, rate: float, process: float, kernel: float, lost: float, missing: float) -> None:
     costs = f"{process:8.2f} {kernel:+8.2f} {process + kernel:8.2f}"
     print(f"{name:<14}{rate:9,.0f} {costs} {lost:>9.3%} {missing:>9.3%}", flush=True)
@@ -287,11 +282,11 @@ def row(name: str, rate: float, process: float, kernel: float, lost: float, miss
 def compare(load: Load, rate: int, candidates: dict[str, Candidate], rounds: int) -> None:
     """Of all candidates, one after the other, and that again."""
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in candidates}
-    before = without(load, rate)
+    _, before, *_ = measure(load, rate, NOBODY)
     for _ in range(rounds):
         for name, candidate in candidates.items():
             process, kernel, seconds, told, packets = measure(load, rate, candidate)
-            after = without(load, rate)
+            _, after, *_ = measure(load, rate, NOBODY)
             kernel, before = kernel - (before + after) / 2, after
             figures = PACKETS / seconds, process, kernel, 1 - told / PACKETS, 1 - packets / PACKETS
             found[name].append(figures)
@@ -316,7 +311,7 @@ def main() -> None:
             name: candidate
             for name, candidate in exporters(folder).items()
             if any(word in name.lower() for word in wanted)
-        } | {"nobody": Candidate(["sleep", "infinity"])}
+        } | {"nobody": NOBODY}
         for rate in rates:
             compare(load, rate, candidates, rounds)
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from benches import Bench
 from frames import udp_frame
-from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
+from packets import ETH, V4
+from scapy.layers.inet import TCP
 
 from pyflowx.kernel import Statistic, generations
 from pyflowx.kernel.layout import KEY_DTYPE, NEAR_PROBES, RECENT, NumberSlot
@@ -109,8 +109,7 @@ def test_what_the_first_packet_says_is_kept(bench):
     """Those that wait do not come to their places in the order of time."""
 
     def tcp(flags, **more):
-        link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-        return bytes(link / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(sport=1, dport=2, flags=flags, **more))
+        return bytes(ETH / V4 / TCP(sport=1, dport=2, flags=flags, **more))
 
     for round in range(2):  # while they wait, and when the flow has a place
         bench.program.test_run(tcp("S", options=[("MSS", 1400)]))

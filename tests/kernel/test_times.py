@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from benches import Bench
 from frames import udp_frame
-from scapy.layers.inet import IP, TCP
-from scapy.layers.l2 import Ether
+from packets import ETH, V4
+from scapy.layers.inet import TCP
 
 pytestmark = pytest.mark.kernel
 
@@ -20,8 +20,7 @@ JIFFY_NS = 10_000_000  # the longest
 
 
 def tcp_frame(port, flags):
-    link = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
-    return bytes(link / IP(src="192.0.2.1", dst="192.0.2.2") / TCP(sport=port, dport=2, flags=flags))
+    return bytes(ETH / V4 / TCP(sport=port, dport=2, flags=flags))
 
 
 def steps(kind, make, **config):
